@@ -1,0 +1,4 @@
+//! images
+pub mod records;
+mod error;
+pub use error::Error;

@@ -1,0 +1,351 @@
+//! Building a sandbox and taking it down.
+//!
+//! A sandbox is a set of pinned namespaces, a tmpfs for /dev/shm, three files and a CNI attachment.
+//! It has a process only where containers share a pid namespace, which must have a first process.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sys::process::Deadline;
+use tracing::warn;
+
+use crate::cni::{Cni, PodNetwork};
+use crate::config::NodeConfig;
+use crate::context::{CLEAN_UP, Context, STEP, with};
+use crate::error::Error;
+use crate::model::{NamespaceMode, SandboxConfig};
+use crate::record::{ProcessId, SandboxRecord, SandboxState};
+
+/// Interface name in the pod.
+const INTERFACE: &str = "eth0";
+
+/// Where a sandbox's namespace is pinned.
+pub(crate) fn pin_path(config: &NodeConfig, id: &str, kind: sys::ns::Kind) -> PathBuf {
+    config.sandbox_run_dir(id).join("ns").join(kind.file_name())
+}
+
+/// The network namespace's path; `None` for host-network pods.
+pub(crate) fn netns_path(config: &NodeConfig, record: &SandboxRecord) -> Option<PathBuf> {
+    let own = record.config.namespaces.network != NamespaceMode::Node;
+    own.then(|| pin_path(config, record.id.as_str(), sys::ns::Kind::Net))
+}
+
+/// The pod's /dev/shm on the host.
+pub(crate) fn shm_path(config: &NodeConfig, record: &SandboxRecord) -> PathBuf {
+    if record.config.namespaces.ipc == NamespaceMode::Node {
+        PathBuf::from("/dev/shm")
+    } else {
+        config.sandbox_run_dir(record.id.as_str()).join("shm")
+    }
+}
+
+/// Builds what the record asks for and returns it as `Ready`.
+///
+/// # Errors
+///
+/// The step that failed; everything made before it is undone.
+pub(crate) async fn set_up(
+    ctx: &Arc<Context>,
+    record: SandboxRecord,
+) -> Result<SandboxRecord, Error> {
+    with(ctx, move |ctx| {
+        let mut record = record;
+        match build(ctx, &mut record) {
+            Ok(()) => {
+                record.state = SandboxState::Ready;
+                Ok(record)
+            }
+            Err(error) => {
+                if let Err(leftover) = dismantle(ctx, &record) {
+                    warn!(sandbox = %record.id, error = &leftover as &dyn std::error::Error,
+                        "undoing a failed sandbox left something behind");
+                }
+                Err(error)
+            }
+        }
+    })
+    .await
+}
+
+fn build(ctx: &Context, record: &mut SandboxRecord) -> Result<(), Error> {
+    let id = record.id.as_str().to_owned();
+    let run = ctx.config.sandbox_run_dir(&id);
+    let pins = run.join("ns");
+    let files = ctx.config.sandbox_dir(&id);
+    for directory in [&pins, &files] {
+        sys::fs::make_dir_all(directory, 0o700)
+            .map_err(|error| Error::io("make directory", directory, error))?;
+    }
+    write_files(&files, &record.config, &id)?;
+    if record.config.namespaces.ipc != NamespaceMode::Node {
+        mount_shm(&run.join("shm"), ctx.config.shm_bytes)?;
+    }
+    make_namespaces(ctx, &record.config, &id, &pins)?;
+    if record.config.namespaces.pid == NamespaceMode::Pod {
+        record.init = Some(start_init(ctx, &pins)?);
+    }
+    if let Some(netns) = netns_path(&ctx.config, record) {
+        record.ips = attach(ctx, record, &netns)?;
+    }
+    Ok(())
+}
+
+/// The name that programs in the pod see.
+fn hostname(config: &SandboxConfig, id: &str) -> String {
+    if !config.hostname.is_empty() {
+        config.hostname.clone()
+    } else if config.namespaces.network == NamespaceMode::Node {
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    } else {
+        id.chars().take(12).collect()
+    }
+}
+
+fn write_files(directory: &Path, config: &SandboxConfig, id: &str) -> Result<(), Error> {
+    let hostname = hostname(config, id);
+    let host_network = config.namespaces.network == NamespaceMode::Node;
+    let files = [
+        ("resolv.conf", crate::dns::resolv_conf(config.dns.as_ref())?),
+        ("hostname", crate::dns::hostname_file(&hostname)),
+        ("hosts", crate::dns::hosts_file(&hostname, host_network)?),
+    ];
+    for (name, text) in files {
+        let path = directory.join(name);
+        sys::fs::replace_path(&path, 0o644, text.as_bytes())
+            .map_err(|error| Error::io("write", &path, error))?;
+    }
+    Ok(())
+}
+
+fn mount_shm(target: &Path, bytes: u64) -> Result<(), Error> {
+    let mount = || -> io::Result<()> {
+        sys::fs::make_dir_all(target, 0o1777)?;
+        let tmpfs = sys::mount::tmpfs(Some(bytes), 0o1777)?;
+        sys::mount::attach(&tmpfs, target)?;
+        sys::mount::restrict(target)
+    };
+    mount().map_err(|error| Error::io("mount the pod's /dev/shm at", target, error))
+}
+
+fn make_namespaces(
+    ctx: &Context,
+    config: &SandboxConfig,
+    id: &str,
+    pins: &Path,
+) -> Result<(), Error> {
+    use sys::ns::Kind;
+    let mut kinds = Vec::new();
+    let own_network = config.namespaces.network != NamespaceMode::Node;
+    if own_network {
+        kinds.extend([Kind::Net, Kind::Uts]);
+    }
+    if config.namespaces.ipc != NamespaceMode::Node {
+        kinds.push(Kind::Ipc);
+    }
+    if kinds.is_empty() {
+        return refuse_sysctls(config, false, false);
+    }
+    refuse_sysctls(config, own_network, kinds.contains(&Kind::Ipc))?;
+    let hostname = hostname(config, id);
+    let mptcp = ctx.config.mptcp;
+    sys::ns::create(&kinds, pins, || {
+        if own_network {
+            sys::ns::set_hostname(&hostname)?;
+            sys::ns::loopback_up()?;
+            if !mptcp && !config.sysctls.contains_key("net.mptcp.enabled") {
+                disable_mptcp()?;
+            }
+        }
+        write_sysctls(&config.sysctls)
+    })
+    .map_err(|error| Error::failed(format!("make the namespaces of sandbox {id}"), error))
+}
+
+/// CRIU cannot dump MPTCP sockets, which Go servers listen with by default.
+fn disable_mptcp() -> io::Result<()> {
+    match sys::cgroup::write_value(Path::new("/proc/sys/net/mptcp/enabled"), "0") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Sysctls of a namespace that the pod does not own would change the host.
+fn refuse_sysctls(config: &SandboxConfig, network: bool, ipc: bool) -> Result<(), Error> {
+    for name in config.sysctls.keys() {
+        let allowed = if name.starts_with("net.") {
+            network
+        } else {
+            let of_ipc = name.starts_with("kernel.shm")
+                || name.starts_with("kernel.msg")
+                || name.starts_with("fs.mqueue.")
+                || name == "kernel.sem";
+            of_ipc && ipc
+        };
+        if !allowed {
+            return Err(Error::invalid(
+                format!("linux.sysctls[{name:?}]"),
+                "belongs to no namespace that this pod has of its own",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn write_sysctls(sysctls: &BTreeMap<String, String>) -> io::Result<()> {
+    for (name, value) in sysctls {
+        let path = PathBuf::from(format!("/proc/sys/{}", name.replace('.', "/")));
+        sys::cgroup::write_value(&path, value)
+            .map_err(|error| io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}")))?;
+    }
+    Ok(())
+}
+
+/// Starts the first process of the pod's pid namespace; it reaps and does nothing else.
+fn start_init(ctx: &Context, pins: &Path) -> Result<ProcessId, Error> {
+    let monitor = ctx.monitor();
+    sys::ns::create(&[sys::ns::Kind::Pid], pins, || {
+        let mut child = sys::process::Command::new(&monitor).arg("pause").new_session().spawn()?;
+        let id = ProcessId::of(child.pid())?;
+        child.leave();
+        Ok(id)
+    })
+    .map_err(|error| Error::failed(format!("start {} pause", monitor.display()), error))
+}
+
+fn pod_network(ctx: &Context, record: &SandboxRecord, netns: &Path) -> PodNetwork {
+    PodNetwork {
+        netns: netns.to_path_buf(),
+        id: record.id.as_str().to_owned(),
+        name: record.config.name.clone(),
+        namespace: record.config.namespace.clone(),
+        uid: record.config.uid.clone(),
+        ifname: INTERFACE.to_owned(),
+        port_mappings: record.config.port_mappings.clone(),
+        cache_dir: ctx.config.root.join("cni"),
+    }
+}
+
+fn attach(ctx: &Context, record: &SandboxRecord, netns: &Path) -> Result<Vec<String>, Error> {
+    let failed = |error: crate::cni::CniError| {
+        Error::failed(format!("set up the network of sandbox {}", record.id), error)
+    };
+    let network = Cni::load(&ctx.config.cni_conf_dirs, &ctx.config.cni_bin_dirs).map_err(failed)?;
+    let result = network
+        .add(&pod_network(ctx, record, netns), Deadline::after(STEP))
+        .map_err(failed)?;
+    Ok(result.ips)
+}
+
+/// Undoes a sandbox whose record could not be stored.
+pub(crate) async fn undo(ctx: &Arc<Context>, record: &SandboxRecord) {
+    let record = record.clone();
+    let id = record.id.clone();
+    if let Err(error) = with(ctx, move |ctx| dismantle(ctx, &record)).await {
+        warn!(sandbox = %id, error = &error as &dyn std::error::Error,
+            "undoing a sandbox left something behind");
+    }
+}
+
+/// Takes network, namespaces and /dev/shm down; what is gone already is fine.
+///
+/// # Errors
+///
+/// All steps are tried; the failures are joined into one error.
+pub(crate) async fn tear_down(ctx: &Arc<Context>, record: &SandboxRecord) -> Result<(), Error> {
+    let record = record.clone();
+    with(ctx, move |ctx| dismantle(ctx, &record)).await
+}
+
+fn dismantle(ctx: &Context, record: &SandboxRecord) -> Result<(), Error> {
+    let id = record.id.as_str();
+    let mut failures = Vec::new();
+    let mut note = |what: &str, result: Result<(), String>| {
+        if let Err(error) = result {
+            failures.push(format!("{what}: {error}"));
+        }
+    };
+    if let Some(netns) = netns_path(&ctx.config, record) {
+        note("network", detach(ctx, record, &netns));
+    }
+    if let Some(init) = record.init {
+        note("pid namespace", end_process(init).map_err(|error| error.to_string()));
+    }
+    for kind in [sys::ns::Kind::Net, sys::ns::Kind::Uts, sys::ns::Kind::Ipc, sys::ns::Kind::Pid] {
+        let path = pin_path(&ctx.config, id, kind);
+        note("namespace", sys::ns::unpin(&path).map_err(|error| error.to_string()));
+    }
+    let run = ctx.config.sandbox_run_dir(id);
+    let shm = run.join("shm");
+    note("/dev/shm", sys::mount::unmount(&shm, true).map_err(|error| error.to_string()));
+    if failures.is_empty() {
+        note("run directory", sys::fs::remove_tree(&run).map_err(|error| error.to_string()));
+    }
+    if failures.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::failed(format!("take down sandbox {id}"), failures.join("; ")))
+    }
+}
+
+fn detach(ctx: &Context, record: &SandboxRecord, netns: &Path) -> Result<(), String> {
+    let network = Cni::load(&ctx.config.cni_conf_dirs, &ctx.config.cni_bin_dirs);
+    let pod = pod_network(ctx, record, netns);
+    match network {
+        Ok(network) => network.del(&pod, Deadline::after(CLEAN_UP)),
+        // Without a configuration there is only the cached result to go by.
+        Err(_) => Cni::del_cached(&pod, &ctx.config.cni_bin_dirs, Deadline::after(CLEAN_UP)),
+    }
+    .map_err(|error| crate::error::chain(&error))
+}
+
+/// Kills a process that thawd started and waits for its end; gone already is fine.
+pub(crate) fn end_process(process: ProcessId) -> io::Result<()> {
+    if !process.exists() {
+        return Ok(());
+    }
+    let pidfd = match sys::pidfd::open(process.pid) {
+        Ok(pidfd) => pidfd,
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    };
+    // Between the check and the open the pid may have passed to another process.
+    if !process.exists() {
+        return Ok(());
+    }
+    let killed = sys::pidfd::send_signal(&pidfd, rustix::process::Signal::KILL.as_raw());
+    if let Err(error) = killed
+        && error.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error())
+    {
+        return Err(error);
+    }
+    if !sys::pidfd::wait_exit(&pidfd, Some(CLEAN_UP))? {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "the process does not end"));
+    }
+    // Ours to reap only while this daemon is its parent.
+    drop(sys::pidfd::wait_child(&pidfd));
+    Ok(())
+}
+
+/// Removes the files of a sandbox that has been taken down.
+///
+/// # Errors
+///
+/// What removing a directory returns.
+pub(crate) async fn remove(ctx: &Arc<Context>, record: &SandboxRecord) -> Result<(), Error> {
+    let record = record.clone();
+    with(ctx, move |ctx| {
+        let files = ctx.config.sandbox_dir(record.id.as_str());
+        sys::fs::remove_tree(&files).map_err(|error| Error::io("remove", &files, error))?;
+        if record.config.cgroup_parent.is_empty()
+            && let Err(error) = ctx.hierarchies.remove(&record.cgroup_parent)
+        {
+            warn!(sandbox = %record.id, %error, "the pod's cgroup stays");
+        }
+        Ok(())
+    })
+    .await
+}

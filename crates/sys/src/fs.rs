@@ -1,0 +1,1 @@
+//! Files, directories and extended attributes beneath descriptors.

@@ -1,0 +1,1 @@
+//! Named and anonymous pipes, splicing and write-back.

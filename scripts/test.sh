@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Everything that must hold before a change lands. Nothing is skipped: an unmet need fails and says
+# what to do about it. A second run is incremental.
+#
+#   scripts/test.sh            all of it; root, for real runc, CRIU and CNI in integration/
+#   scripts/test.sh --quick    formatting, lints, unit and in-process tests; any user
+#   scripts/test.sh FILTER     integration tests whose name contains FILTER, and nothing else
+. "$(dirname "$0")/lib/common.sh"
+cd "$repo"
+
+quick=no
+filter=
+for arg in "$@"; do
+    case $arg in
+    --quick) quick=yes ;;
+    -h | --help)
+        sed -n '2,7s/^# \{0,1\}//p' "$0"
+        exit 0
+        ;;
+    -*) die "unknown option $arg; usage: scripts/test.sh [--quick | FILTER]" ;;
+    *) filter=$arg ;;
+    esac
+done
+
+passed=0
+failed=0
+failures=()
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# check NAME COMMAND...: one step; counts the tests that it reports, or itself when it reports none.
+check() {
+    local name=$1 start status=0 ok=0 bad=0 line
+    shift
+    start=$(date +%s)
+    say "$name"
+    "$@" 2>&1 | tee "$log" || status=$?
+    # "test result: ok. 12 passed; 0 failed; ..." of cargo test and of libtest-mimic.
+    while read -r line; do
+        ok=$((ok + $(sed -n 's/.* \([0-9]*\) passed.*/\1/p' <<<"$line")))
+        bad=$((bad + $(sed -n 's/.* \([0-9]*\) failed.*/\1/p' <<<"$line")))
+    done < <(grep -E '^test result: .* passed; .* failed' "$log" || true)
+    if [ "$status" != 0 ] && [ "$bad" = 0 ]; then
+        bad=1
+    elif [ "$ok$bad" = 00 ]; then
+        ok=1
+    fi
+    passed=$((passed + ok))
+    failed=$((failed + bad))
+    [ "$bad" = 0 ] || failures+=("$name")
+    say "$name: $ok passed, $bad failed, $(elapsed "$start")"
+}
+
+finish() {
+    [ "${#failures[@]}" = 0 ] || printf 'failed: %s\n' "${failures[@]}" >&2
+    printf '%d passed, %d failed\n' "$passed" "$failed"
+    [ "$failed" = 0 ] || exit 1
+    exit 0
+}
+
+if [ -z "$filter" ]; then
+    check "formatting" cargo fmt --all --check
+    check "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
+    if [ "$quick" = yes ]; then
+        # Tests that mount, trace or change namespaces name root as their need and fail without it.
+        check "unit and in-process tests" cargo test --locked --workspace --exclude integration
+        finish
+    fi
+fi
+
+if [ "$(id -u)" != 0 ]; then
+    printf 'integration tests need root; run: sudo -E scripts/test.sh, or scripts/test.sh --quick\n' >&2
+    failed=$((failed + 1))
+    failures+=("root")
+    finish
+fi
+
+if [ -z "$filter" ]; then
+    check "unit and in-process tests" cargo test --locked --workspace --exclude integration
+    check "documentation" env RUSTDOCFLAGS="-D warnings" \
+        cargo doc --locked --workspace --no-deps --document-private-items
+fi
+check "release build" cargo build --locked --release --workspace --bins
+check "test images" bash -c '
+    set -e
+    for variant in base workload redis python; do
+        scripts/build-image.sh "$variant" "target/images/$variant.tar"
+    done'
+if [ -n "$filter" ]; then
+    check "integration" cargo test --locked -p integration --test e2e -- "$filter"
+else
+    check "integration" cargo test --locked -p integration --test e2e
+fi
+finish
