@@ -78,7 +78,7 @@ fi
 if [ -z "$filter" ]; then
     check "unit and in-process tests" cargo test --locked --workspace --exclude integration
     check "documentation" env RUSTDOCFLAGS="-D warnings" \
-        cargo doc --locked --workspace --no-deps --document-private-items
+        cargo doc --locked --workspace --no-deps
 fi
 check "release build" cargo build --locked --release --workspace --bins
 check "test images" bash -c '

@@ -24,6 +24,12 @@ pub enum Error {
         /// As asked for.
         reference: String,
     },
+    /// There is no root filesystem of that id.
+    #[error("no root filesystem {id:?}")]
+    NoRootfs {
+        /// As asked for.
+        id: String,
+    },
     /// The input is not an image, or breaks a rule of its format.
     #[error("{entry:?}: {problem}")]
     Malformed {

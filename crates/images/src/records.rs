@@ -13,6 +13,7 @@
 //!   inside the very first creation would leave a file that cannot be opened.
 //! - An I/O error poisons redb's handle; the next call opens the file anew.
 
+use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -32,17 +33,27 @@ pub const MAX_RECORD_BYTES: usize = 16 << 20;
 const CACHE_BYTES: usize = 8 << 20;
 
 /// One open database. Calls block on the disk: use it from a blocking thread.
-#[derive(Debug)]
 pub struct Records {
     path: PathBuf,
     database: RwLock<Option<Database>>,
 }
 
+impl fmt::Debug for Records {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Records").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
 /// Changes that take effect together; see [`Records::transaction`].
-#[derive(Debug)]
 pub struct Transaction<'a> {
     path: &'a Path,
     inner: &'a redb::WriteTransaction,
+}
+
+impl fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transaction").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Records {
@@ -120,11 +131,10 @@ impl Records {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let (path, mut work) = (self.path.as_path(), Some(work));
-        let outcome = self.with(|database| {
+        let path = self.path.as_path();
+        self.with(|database| {
             let mut inner = database.begin_write()?;
             inner.set_two_phase_commit(true);
-            let Some(work) = work.take() else { return Err(redb::Error::PreviousIo) };
             match work(&Transaction { path, inner: &inner }) {
                 Err(error) => {
                     inner.abort()?;
@@ -135,8 +145,7 @@ impl Records {
                     Ok(Ok(value))
                 }
             }
-        })?;
-        outcome
+        })?
     }
 
     /// Runs `work` on the open database, opening it first where an earlier failure closed it.

@@ -108,9 +108,9 @@ async fn build(
 ) -> Result<ContainerRecord, Error> {
     let source = restore::find(ctx, &record.config).await?;
     let mut record = record;
-    let image = match &source {
+    let image = match source {
         Some(source) => {
-            let prepared = restore::verify(ctx, sandbox, &record, source).await?;
+            let prepared = restore::verify(ctx, &record, source).await?;
             record.restore = Some(prepared.plan);
             prepared.base
         }

@@ -10,7 +10,7 @@ use crate::model::ExecOutput;
 use crate::record::ContainerRecord;
 
 /// Bytes kept of each of stdout and stderr; the kubelet's own limit for ExecSync.
-const OUTPUT_BYTES: u64 = 16 * 1024 * 1024;
+const OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Time for a command whose caller sets none.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);

@@ -139,7 +139,7 @@ fn reconcile(ctx: &Context, handler: &str, mut record: ContainerRecord) -> Conta
             runtime.state(record.id.as_str(), deadline).ok().flatten()
         });
         let created = matches!(record.state, ContainerState::Created { .. });
-        if created && state.is_some_and(|state| state.status == "running") {
+        if created && state.is_some_and(|state| state.status == oci_runtime::Status::Running) {
             record.state = ContainerState::Running { init };
             record.started_at = Some(SystemTime::now());
         }
@@ -173,7 +173,7 @@ fn interrupted_restore(
     let runtime = ctx.runtimes.get(handler).ok()?;
     let deadline = sys::process::Deadline::after(crate::context::STEP);
     let state = runtime.state(record.id.as_str(), deadline).ok().flatten()?;
-    (state.status == "running").then(|| ContainerRecord {
+    (state.status == oci_runtime::Status::Running).then(|| ContainerRecord {
         state: ContainerState::Running { init },
         monitor: crate::record::ProcessId::of(status.monitor_pid).ok(),
         started_at: Some(SystemTime::now()),

@@ -124,7 +124,13 @@ fn mount_shm(target: &Path, bytes: u64) -> Result<(), Error> {
         sys::fs::make_dir_all(target, 0o1777)?;
         let tmpfs = sys::mount::tmpfs(Some(bytes), 0o1777)?;
         sys::mount::attach(&tmpfs, target)?;
-        sys::mount::restrict(target)
+        let restricted = sys::mount::Attributes {
+            nosuid: true,
+            nodev: true,
+            noexec: true,
+            ..sys::mount::Attributes::default()
+        };
+        sys::mount::set_flags(target, restricted)
     };
     mount().map_err(|error| Error::io("mount the pod's /dev/shm at", target, error))
 }
@@ -260,28 +266,27 @@ pub(crate) async fn tear_down(ctx: &Arc<Context>, record: &SandboxRecord) -> Res
 
 fn dismantle(ctx: &Context, record: &SandboxRecord) -> Result<(), Error> {
     let id = record.id.as_str();
-    let mut failures = Vec::new();
-    let mut note = |what: &str, result: Result<(), String>| {
-        if let Err(error) = result {
-            failures.push(format!("{what}: {error}"));
-        }
-    };
+    let text = |error: io::Error| error.to_string();
+    let mut steps: Vec<(&str, Result<(), String>)> = Vec::new();
     if let Some(netns) = netns_path(&ctx.config, record) {
-        note("network", detach(ctx, record, &netns));
+        steps.push(("network", detach(ctx, record, &netns)));
     }
     if let Some(init) = record.init {
-        note("pid namespace", end_process(init).map_err(|error| error.to_string()));
+        steps.push(("pid namespace", end_process(init).map_err(text)));
     }
     for kind in [sys::ns::Kind::Net, sys::ns::Kind::Uts, sys::ns::Kind::Ipc, sys::ns::Kind::Pid] {
         let path = pin_path(&ctx.config, id, kind);
-        note("namespace", sys::ns::unpin(&path).map_err(|error| error.to_string()));
+        steps.push(("namespace", sys::ns::unpin(&path).map_err(text)));
     }
     let run = ctx.config.sandbox_run_dir(id);
-    let shm = run.join("shm");
-    note("/dev/shm", sys::mount::unmount(&shm, true).map_err(|error| error.to_string()));
-    if failures.is_empty() {
-        note("run directory", sys::fs::remove_tree(&run).map_err(|error| error.to_string()));
+    steps.push(("/dev/shm", sys::mount::unmount(&run.join("shm"), true).map_err(text)));
+    if steps.iter().all(|(_, result)| result.is_ok()) {
+        steps.push(("run directory", sys::fs::remove_tree(&run).map_err(text)));
     }
+    let failures: Vec<String> = steps
+        .into_iter()
+        .filter_map(|(what, result)| Some(format!("{what}: {}", result.err()?)))
+        .collect();
     if failures.is_empty() {
         Ok(())
     } else {

@@ -87,13 +87,20 @@ impl OciRuntime {
     }
 
     /// The whole command line of an `exec` that stays until the process has ended and then ends with
-    /// its exit code, program first.
+    /// its exit code, program first: the helper's, which has the runtime detach, or the runtime's.
     #[must_use]
     pub fn exec_args(&self, exec: &ExecArgs<'_>) -> Vec<OsString> {
-        let mut args = self.global_args(Some(exec.log));
+        let mut args = Vec::new();
+        if let Some(helper) = &self.exec_helper {
+            args.extend([helper.into(), "exec".into(), exec.pid_file.into()]);
+        }
+        args.extend(self.global_args(Some(exec.log)));
         args.push("exec".into());
         push_pair(&mut args, "--process", exec.process);
         push_pair(&mut args, "--pid-file", exec.pid_file);
+        if self.exec_helper.is_some() {
+            args.push("--detach".into());
+        }
         args.push(exec.id.into());
         args
     }
@@ -123,7 +130,13 @@ mod tests {
     use super::*;
 
     fn runtime(kind: Kind) -> OciRuntime {
-        OciRuntime { binary: "/x/runc".into(), root: "/run/r".into(), kind, systemd_cgroup: false }
+        OciRuntime {
+            binary: "/x/runc".into(),
+            root: "/run/r".into(),
+            kind,
+            systemd_cgroup: false,
+            exec_helper: None,
+        }
     }
 
     fn check(args: &[OsString], expected: &str) {
@@ -137,7 +150,10 @@ mod tests {
             &runtime(Kind::Runc).create_args("c1", bundle, pid, None, log),
             "/x/runc --root /run/r --log-format json --log /l create --bundle /b --pid-file /p c1",
         );
-        let systemd = OciRuntime { systemd_cgroup: true, ..runtime(Kind::Crun) };
+        let systemd = OciRuntime {
+            systemd_cgroup: true,
+            ..runtime(Kind::Crun)
+        };
         check(
             &systemd.create_args("c1", bundle, pid, Some(Path::new("/s")), log),
             "/x/runc --root /run/r --log-format json --log /l --systemd-cgroup create --bundle /b \
@@ -162,7 +178,10 @@ mod tests {
             &runtime(Kind::Runc).restore_args(&restore),
             &format!("{common} --detach --no-subreaper c1"),
         );
-        let terminal = RestoreArgs { console_socket: Some(Path::new("/s")), ..restore };
+        let terminal = RestoreArgs {
+            console_socket: Some(Path::new("/s")),
+            ..restore
+        };
         check(
             &runtime(Kind::Crun).restore_args(&terminal),
             &format!("{common} --console-socket /s --detach c1"),
@@ -180,6 +199,15 @@ mod tests {
         check(
             &runtime(Kind::Runc).exec_args(&exec),
             "/x/runc --root /run/r --log-format json --log /l exec --process /ps --pid-file /p c1",
+        );
+        let helped = OciRuntime {
+            exec_helper: Some("/x/m".into()),
+            ..runtime(Kind::Runc)
+        };
+        check(
+            &helped.exec_args(&exec),
+            "/x/m exec /p /x/runc --root /run/r --log-format json --log /l exec --process /ps \
+             --pid-file /p --detach c1",
         );
     }
 }

@@ -4,6 +4,10 @@
 //! {"level":"error","msg":"runc create failed: unable to start …","time":"2026-11-21T10:00:00Z"}
 //! ```
 
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::Path;
+
 use serde::Deserialize;
 
 /// The most messages that are quoted, the last ones: the outermost error comes last.
@@ -11,7 +15,21 @@ const MAX_MESSAGES: usize = 8;
 /// The most bytes of one message that are quoted.
 const MAX_MESSAGE_BYTES: usize = 2048;
 /// The most bytes of a log that are looked at, from its end.
-pub const MAX_LOG_BYTES: u64 = 64 * 1024;
+const MAX_LOG_BYTES: u64 = 64 * 1024;
+
+/// The last 64 KiB of a log file.
+///
+/// # Errors
+///
+/// What open(2), lseek(2) and read(2) return; `NotFound` when the runtime logged nothing.
+pub fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(MAX_LOG_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_LOG_BYTES).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
 
 /// The messages of level error and above, in order, bounded in number and length.
 ///
@@ -50,7 +68,10 @@ fn shorten(text: &str, limit: usize) -> String {
     if text.len() <= limit {
         return text.to_owned();
     }
-    let end = (0..=limit).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    let end = (0..=limit)
+        .rev()
+        .find(|end| text.is_char_boundary(*end))
+        .unwrap_or(0);
     format!("{}…", text.get(..end).unwrap_or_default())
 }
 
@@ -68,20 +89,30 @@ mod tests {
             "{\"level\":\"warning\",\"msg\":\"w\",\"time\":\"t\"}\n{\"level\":\"error\",\"msg\":\" e \",\"time\":\"t\"}\n",
             &["e"],
         );
-        check("{\"msg\":\"from crun\",\"level\":\"error\",\"time\":\"t\"}", &["from crun"]);
+        check(
+            "{\"msg\":\"from crun\",\"level\":\"error\",\"time\":\"t\"}",
+            &["from crun"],
+        );
     }
 
     #[test]
     fn what_is_no_log_line_is_passed_over() {
         check("", &[]);
-        check("panic: runtime error\n[1,2]\n{\"level\":\"error\"}\n{\"level\":\"er", &[]);
+        check(
+            "panic: runtime error\n[1,2]\n{\"level\":\"error\"}\n{\"level\":\"er",
+            &[],
+        );
     }
 
     #[test]
     fn quotes_are_bounded_and_the_last_ones_kept() {
-        let log: String =
-            (0..100).map(|n| format!("{{\"level\":\"error\",\"msg\":\"{n}\"}}\n")).collect();
-        assert_eq!(errors(log.as_bytes()), ["92", "93", "94", "95", "96", "97", "98", "99"]);
+        let log: String = (0..100)
+            .map(|n| format!("{{\"level\":\"error\",\"msg\":\"{n}\"}}\n"))
+            .collect();
+        assert_eq!(
+            errors(log.as_bytes()),
+            ["92", "93", "94", "95", "96", "97", "98", "99"]
+        );
         let long = format!("{{\"level\":\"error\",\"msg\":\"{}\"}}", "é".repeat(4000));
         assert_eq!(errors(long.as_bytes()), [format!("{}…", "é".repeat(1024))]);
     }

@@ -87,7 +87,15 @@ mod tests {
 
     fn check(text: &str, status: Status, pid: Option<u32>) {
         let state = State::parse(text.as_bytes()).unwrap();
-        assert_eq!(state, State { status, pid, bundle: PathBuf::from("/b") }, "{text}");
+        assert_eq!(
+            state,
+            State {
+                status,
+                pid,
+                bundle: PathBuf::from("/b")
+            },
+            "{text}"
+        );
     }
 
     #[test]
@@ -98,16 +106,42 @@ mod tests {
             Status::Running,
             Some(71),
         );
-        check(r#"{"id":"c","pid":0,"status":"stopped","bundle":"/b"}"#, Status::Stopped, None);
-        check(r#"{"status":"created","pid":2,"bundle":"/b"}"#, Status::Created, Some(2));
-        check(r#"{"status":"paused","pid":2,"bundle":"/b"}"#, Status::Paused, Some(2));
-        check(r#"{"status":"creating","bundle":"/b"}"#, Status::Creating, None);
-        check(r#"{"status":"thawing","pid":-1,"bundle":"/b"}"#, Status::Other("thawing".into()), None);
+        check(
+            r#"{"id":"c","pid":0,"status":"stopped","bundle":"/b"}"#,
+            Status::Stopped,
+            None,
+        );
+        check(
+            r#"{"status":"created","pid":2,"bundle":"/b"}"#,
+            Status::Created,
+            Some(2),
+        );
+        check(
+            r#"{"status":"paused","pid":2,"bundle":"/b"}"#,
+            Status::Paused,
+            Some(2),
+        );
+        check(
+            r#"{"status":"creating","bundle":"/b"}"#,
+            Status::Creating,
+            None,
+        );
+        check(
+            r#"{"status":"thawing","pid":-1,"bundle":"/b"}"#,
+            Status::Other("thawing".into()),
+            None,
+        );
     }
 
     #[test]
     fn what_is_no_state_is_refused() {
-        for text in ["", "null", "[]", r#"{"status":"running"}"#, r#"{"bundle":"/b"}"#] {
+        for text in [
+            "",
+            "null",
+            "[]",
+            r#"{"status":"running"}"#,
+            r#"{"bundle":"/b"}"#,
+        ] {
             assert!(State::parse(text.as_bytes()).is_err(), "{text}");
         }
     }

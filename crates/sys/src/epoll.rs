@@ -57,7 +57,9 @@ impl Epoll {
     ///
     /// What epoll_create1(2) returns.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { fd: epoll::create(epoll::CreateFlags::CLOEXEC)? })
+        Ok(Self {
+            fd: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+        })
     }
 
     /// Registers a descriptor.
@@ -66,7 +68,12 @@ impl Epoll {
     ///
     /// `EEXIST` when it is registered, `EPERM` for a regular file (which is always ready).
     pub fn add(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::add(&self.fd, fd, epoll::EventData::new_u64(token), interest.flags())?)
+        Ok(epoll::add(
+            &self.fd,
+            fd,
+            epoll::EventData::new_u64(token),
+            interest.flags(),
+        )?)
     }
 
     /// Changes what a registered descriptor is waited for.
@@ -75,7 +82,12 @@ impl Epoll {
     ///
     /// `ENOENT` when it is not registered.
     pub fn modify(&self, fd: impl AsFd, token: u64, interest: Interest) -> io::Result<()> {
-        Ok(epoll::modify(&self.fd, fd, epoll::EventData::new_u64(token), interest.flags())?)
+        Ok(epoll::modify(
+            &self.fd,
+            fd,
+            epoll::EventData::new_u64(token),
+            interest.flags(),
+        )?)
     }
 
     /// Takes a descriptor out.
@@ -122,7 +134,10 @@ impl Epoll {
 }
 
 /// Stands for any limit beyond what a timespec holds.
-const LONGEST: Timespec = Timespec { tv_sec: i64::MAX, tv_nsec: 0 };
+const LONGEST: Timespec = Timespec {
+    tv_sec: i64::MAX,
+    tv_nsec: 0,
+};
 
 impl AsFd for Epoll {
     fn as_fd(&self) -> BorrowedFd<'_> {
@@ -142,12 +157,23 @@ mod tests {
         assert_eq!(epoll.wait(Some(Duration::ZERO)).unwrap(), []);
 
         rustix::io::write(&writer, b"x").unwrap();
-        let readable = Event { token: 7, readable: true, writable: false, hung_up: false };
+        let readable = Event {
+            token: 7,
+            readable: true,
+            writable: false,
+            hung_up: false,
+        };
         assert_eq!(epoll.wait(None).unwrap(), [readable]);
 
         drop(writer);
         rustix::io::read(&reader, &mut [0_u8; 8]).unwrap();
-        assert_eq!(epoll.wait(None).unwrap(), [Event { hung_up: true, ..readable }]);
+        assert_eq!(
+            epoll.wait(None).unwrap(),
+            [Event {
+                hung_up: true,
+                ..readable
+            }]
+        );
 
         epoll.delete(&reader).unwrap();
         assert_eq!(epoll.wait(Some(Duration::ZERO)).unwrap(), []);
@@ -161,6 +187,14 @@ mod tests {
         assert_eq!(epoll.wait(Some(Duration::ZERO)).unwrap(), []);
         epoll.modify(&writer, 1, Interest::Both).unwrap();
         let events = epoll.wait(None).unwrap();
-        assert_eq!(events, [Event { token: 1, readable: false, writable: true, hung_up: false }]);
+        assert_eq!(
+            events,
+            [Event {
+                token: 1,
+                readable: false,
+                writable: true,
+                hung_up: false
+            }]
+        );
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! A pid may be given to another process as soon as its owner was reaped; a pidfd never is. What waits
 //! here always waits on a descriptor and with a limit.
-#![expect(unsafe_code, reason = "rustix has no signal type that covers real-time signals")]
+#![expect(
+    unsafe_code,
+    reason = "rustix has no signal type that covers real-time signals"
+)]
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions};
 
 use crate::process::ExitStatus;
@@ -22,7 +24,29 @@ const SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
 ///
 /// `ESRCH` when there is no such process, `EINVAL` for a pid that no process can have.
 pub fn open(pid: u32) -> io::Result<OwnedFd> {
-    Ok(rustix::process::pidfd_open(to_pid(pid)?, PidfdFlags::empty())?)
+    Ok(rustix::process::pidfd_open(
+        to_pid(pid)?,
+        PidfdFlags::empty(),
+    )?)
+}
+
+/// Opens every process below `root`, parents before children; those that end meanwhile are left out.
+///
+/// Each is certainly one: it was below `root` before and after it was opened.
+///
+/// # Errors
+///
+/// `NotFound` when `root` is gone.
+pub fn open_below(root: u32) -> io::Result<Vec<OwnedFd>> {
+    let before = crate::proc::tree(root)?;
+    let opened: Vec<(u32, OwnedFd)> = before
+        .into_iter()
+        .skip(1)
+        .filter_map(|pid| open(pid).ok().map(|pidfd| (pid, pidfd)))
+        .collect();
+    let after = crate::proc::tree(root)?;
+    let certain = opened.into_iter().filter(|(pid, _)| after.contains(pid));
+    Ok(certain.map(|(_, pidfd)| pidfd).collect())
 }
 
 /// Sends a signal by number, 0 to ask only whether the process exists (a zombie does).
@@ -49,11 +73,18 @@ pub fn send_signal_to_group(pidfd: impl AsFd, leader: u32, signal: i32) -> io::R
     }
     send_signal(&pidfd, 0)?;
     let group = to_pid(leader)?.as_raw_nonzero().get();
-    // SAFETY: kill(2) takes plain numbers and touches no memory of ours. `group` is above zero
-    // (`to_pid`), so that `-group` is one group and neither 0 (ours) nor below -1's "everything"; 1
-    // would be -1, which is excluded here.
-    let result = if group == 1 { -1 } else { unsafe { libc::kill(-group, signal) } };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if group == 1 {
+        // As a negative number it would mean every process there is.
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    // SAFETY: kill(2) takes plain numbers and touches no memory of ours. `group` is above one, so that
+    // its negative names one group, neither ours (0) nor every process (-1).
+    let result = unsafe { libc::kill(-group, signal) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn signal_with_flags(pidfd: impl AsFd, signal: i32, flags: libc::c_uint) -> io::Result<()> {
@@ -68,7 +99,11 @@ fn signal_with_flags(pidfd: impl AsFd, signal: i32, flags: libc::c_uint) -> io::
             flags,
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Waits until the process has ended (it may still be a zombie); `None` waits without a limit.
@@ -79,18 +114,7 @@ fn signal_with_flags(pidfd: impl AsFd, signal: i32, flags: libc::c_uint) -> io::
 ///
 /// What poll(2) returns except `EINTR`.
 pub fn wait_exit(pidfd: impl AsFd, limit: Option<Duration>) -> io::Result<bool> {
-    let end = limit.map(|limit| Instant::now() + limit);
-    loop {
-        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-        let timeout = left.map(to_timespec).transpose()?;
-        let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, timeout.as_ref()) {
-            Ok(0) => return Ok(false),
-            Ok(_) => return Ok(true),
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    crate::socket::poll_readable(pidfd, limit)
 }
 
 /// Reaps a child that has ended or will soon: waits for it without a limit, so call [`wait_exit`] first
@@ -100,15 +124,13 @@ pub fn wait_exit(pidfd: impl AsFd, limit: Option<Duration>) -> io::Result<bool> 
 ///
 /// `ECHILD` when it is no child of this process or was reaped already.
 pub fn wait_child(pidfd: impl AsFd) -> io::Result<ExitStatus> {
-    loop {
-        match rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED) {
-            Ok(Some(status)) => {
-                return to_status(status.exit_status(), status.terminating_signal());
-            }
-            Ok(None) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let status = rustix::io::retry_on_intr(|| {
+        rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED)
+    })?;
+    status
+        .as_ref()
+        .and_then(ExitStatus::from_waitid)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a wait status that is no end"))
 }
 
 /// Makes this process the one that orphaned descendants are given to (`PR_SET_CHILD_SUBREAPER`).
@@ -118,7 +140,9 @@ pub fn wait_child(pidfd: impl AsFd) -> io::Result<ExitStatus> {
 /// What prctl(2) returns.
 pub fn set_subreaper() -> io::Result<()> {
     // Any pid means "on"; the wrapper's type asks for one.
-    Ok(rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?)
+    Ok(rustix::process::set_child_subreaper(Some(
+        rustix::process::getpid(),
+    ))?)
 }
 
 /// Reaps one child that has ended, whichever; `None` when none has, or there are none.
@@ -147,19 +171,23 @@ fn to_status(code: Option<i32>, signal: Option<i32>) -> io::Result<ExitStatus> {
     match (code.map(u8::try_from), signal) {
         (Some(Ok(code)), _) => Ok(ExitStatus::Code(code)),
         (_, Some(signal)) => Ok(ExitStatus::Signal(signal)),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "a wait status that is no end")),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "a wait status that is no end",
+        )),
     }
 }
 
 fn to_pid(pid: u32) -> io::Result<Pid> {
-    i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::InvalidInput, format!("no process can have pid {pid}"))
-    })
-}
-
-fn to_timespec(limit: Duration) -> io::Result<Timespec> {
-    Timespec::try_from(limit)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a wait beyond the clock's range"))
+    i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("no process can have pid {pid}"),
+            )
+        })
 }
 
 #[cfg(test)]
@@ -168,7 +196,11 @@ mod tests {
     use crate::process::{Command, Stdio};
 
     fn sleeper() -> crate::process::Child {
-        Command::new("sleep").arg("600").stdin(Stdio::Null).spawn().unwrap()
+        Command::new("sleep")
+            .arg("600")
+            .stdin(Stdio::Null)
+            .spawn()
+            .unwrap()
     }
 
     #[test]
@@ -187,15 +219,25 @@ mod tests {
         let fd = open(child.pid()).unwrap();
         send_signal_to_group(&fd, child.pid(), libc::SIGTERM).unwrap();
         assert_eq!(wait_child(&fd).unwrap(), ExitStatus::Signal(libc::SIGTERM));
-        assert_eq!(send_signal(&fd, 0).unwrap_err().raw_os_error(), Some(libc::ESRCH));
-        assert_eq!(wait_child(&fd).unwrap_err().raw_os_error(), Some(libc::ECHILD));
+        assert_eq!(
+            send_signal(&fd, 0).unwrap_err().raw_os_error(),
+            Some(libc::ESRCH)
+        );
+        assert_eq!(
+            wait_child(&fd).unwrap_err().raw_os_error(),
+            Some(libc::ECHILD)
+        );
         child.leave();
     }
 
     #[test]
     fn pids_that_nobody_can_have_are_refused() {
         for pid in [0, u32::MAX] {
-            assert_eq!(open(pid).unwrap_err().kind(), io::ErrorKind::InvalidInput, "{pid}");
+            assert_eq!(
+                open(pid).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput,
+                "{pid}"
+            );
         }
     }
 }

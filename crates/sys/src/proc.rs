@@ -111,6 +111,18 @@ fn parse_start_time(text: &str) -> Option<u64> {
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// The parent's pid, 0 where it is outside this pid namespace.
+///
+/// # Errors
+///
+/// `NotFound` once the process is gone; `InvalidData` for text that is no stat line.
+pub fn parent(pid: u32) -> io::Result<u32> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = text.rsplit_once(')').unwrap_or_default();
+    let parsed = rest.split_ascii_whitespace().nth(1).and_then(|word| word.parse().ok());
+    parsed.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no parent in stat"))
+}
+
 /// The controlling terminal's device number and the session id from `/proc/PID/stat`.
 ///
 /// # Errors
@@ -136,7 +148,8 @@ pub fn threads(pid: u32) -> io::Result<Vec<u32>> {
     numeric_entries(Path::new(&format!("/proc/{pid}/task")))
 }
 
-/// The process and everything below it, parents before children.
+/// The process and everything below it, depth first: a process, then its children's trees in the
+/// order of their birth. CRIU dumps in this order (`pstree_item_next` in its `criu/pstree.c`).
 ///
 /// A snapshot without a lock: processes may come and go meanwhile.
 ///
@@ -145,19 +158,19 @@ pub fn threads(pid: u32) -> io::Result<Vec<u32>> {
 /// `NotFound` when the first process is gone.
 pub fn tree(root: u32) -> io::Result<Vec<u32>> {
     threads(root)?;
-    let mut found = vec![root];
-    let mut next = 0;
-    while let Some(pid) = found.get(next).copied() {
-        next += 1;
+    let mut found = Vec::new();
+    let mut pending = vec![root];
+    while let Some(pid) = pending.pop() {
+        if found.contains(&pid) {
+            continue;
+        }
+        found.push(pid);
+        let mut children = Vec::new();
         for thread in threads(pid).unwrap_or_default() {
             let path = format!("/proc/{pid}/task/{thread}/children");
-            let text = std::fs::read_to_string(path).unwrap_or_default();
-            for child in numbers(&text) {
-                if !found.contains(&child) {
-                    found.push(child);
-                }
-            }
+            children.extend(numbers(&std::fs::read_to_string(path).unwrap_or_default()));
         }
+        pending.extend(children.into_iter().rev());
     }
     Ok(found)
 }

@@ -18,6 +18,7 @@
 
 mod child;
 mod command;
+mod inherit;
 mod output;
 mod spawn;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 pub use child::Child;
 pub use command::{Command, Stdio};
+pub use inherit::take_inherited;
 pub use output::{Output, OutputLimits, RunError, RunErrorKind};
 
 /// A point in time by which something must be done. Passed down and shortened, never extended.

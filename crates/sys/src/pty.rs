@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix,
     SocketFlags, SocketType,
@@ -48,7 +47,11 @@ impl ConsoleSocket {
         let path = format!("/proc/self/fd/{}/{name}", directory.as_raw_fd());
         rustix::net::bind(&listener, &SocketAddrUnix::new(path)?)?;
         rustix::net::listen(&listener, 1)?;
-        Ok(Self { listener, directory, name: name.to_owned() })
+        Ok(Self {
+            listener,
+            directory,
+            name: name.to_owned(),
+        })
     }
 
     /// A path of at most 108 bytes under which other processes of this pid namespace and user can
@@ -101,14 +104,22 @@ impl AsFd for ConsoleSocket {
 ///
 /// `ENOTTY` when it is no terminal.
 pub fn set_size(terminal: impl AsFd, columns: u16, rows: u16) -> io::Result<()> {
-    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    let size = Winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     Ok(rustix::termios::tcsetwinsize(terminal, size)?)
 }
 
 fn remove_socket(directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     use rustix::fs::{AtFlags, FileType};
     if name.is_empty() || name.contains('/') || OsStr::new(name) == ".." {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a plain file name"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "not a plain file name",
+        ));
     }
     match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => {
@@ -120,13 +131,13 @@ fn remove_socket(directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
 }
 
 fn wait_readable(fd: BorrowedFd<'_>, limit: Duration) -> io::Result<()> {
-    let limit = Timespec::try_from(limit)
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "a wait beyond the clock's range"))?;
-    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-    match rustix::event::poll(&mut fds, Some(&limit))? {
-        0 => Err(io::Error::new(io::ErrorKind::TimedOut, "no terminal came from the runtime")),
-        _ => Ok(()),
+    if crate::socket::poll_readable(fd, Some(limit))? {
+        return Ok(());
     }
+    Err(io::Error::new(
+        io::ErrorKind::TimedOut,
+        "no terminal came from the runtime",
+    ))
 }
 
 fn receive_descriptor(peer: BorrowedFd<'_>) -> io::Result<OwnedFd> {
@@ -164,9 +175,21 @@ mod tests {
 
     fn directory() -> (PathBuf, OwnedFd) {
         // A name beyond what a socket address can hold.
-        let path = std::env::temp_dir().join(format!("{:0<120}", format!("pty{}-{:?}", std::process::id(), std::thread::current().id())));
+        let path = std::env::temp_dir().join(format!(
+            "{:0<120}",
+            format!(
+                "pty{}-{:?}",
+                std::process::id(),
+                std::thread::current().id()
+            )
+        ));
         std::fs::create_dir_all(&path).unwrap();
-        let fd = rustix::fs::open(&path, rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty()).unwrap();
+        let fd = rustix::fs::open(
+            &path,
+            rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .unwrap();
         (path, fd)
     }
 
@@ -201,7 +224,11 @@ mod tests {
     fn anything_else_than_one_terminal_is_refused() {
         let (path, fd) = directory();
         let (reader, writer) = rustix::pipe::pipe().unwrap();
-        for sent in [&[][..], &[reader.as_fd()], &[reader.as_fd(), writer.as_fd()]] {
+        for sent in [
+            &[][..],
+            &[reader.as_fd()],
+            &[reader.as_fd(), writer.as_fd()],
+        ] {
             let console = ConsoleSocket::listen(&fd, "console.sock").unwrap();
             send(console.short_path(), sent);
             let error = console.receive(Duration::from_secs(5)).unwrap_err();

@@ -60,14 +60,14 @@ impl SignalFd {
             return Err(io::Error::from_raw_os_error(error));
         }
         // SAFETY: -1 asks for a new descriptor; `set` is an initialised set and only read.
-        let fd = unsafe {
-            libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK)
-        };
+        let fd =
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: the kernel just made this descriptor and nothing else knows of it.
-        Ok(Self { fd: unsafe { OwnedFd::from_raw_fd(fd) } })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self { fd })
     }
 
     /// The next pending signal's number, `None` when there is none.
@@ -80,7 +80,9 @@ impl SignalFd {
         loop {
             match rustix::io::read(&self.fd, &mut record) {
                 Ok(RECORD_BYTES) => {
-                    let number = record.first_chunk::<4>().map_or(0, |n| i32::from_ne_bytes(*n));
+                    let number = record
+                        .first_chunk::<4>()
+                        .map_or(0, |n| i32::from_ne_bytes(*n));
                     return Ok(Some(number));
                 }
                 Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "short record")),

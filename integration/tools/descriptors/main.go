@@ -1,8 +1,8 @@
 // Descriptors prints the published protobuf descriptors that thawd's own .proto files are compared
 // with (tests/proto_descriptors.rs).
 //
-//	descriptors cri          k8s.io/cri-api: runtime/v1/api.proto
-//	descriptors criu         github.com/checkpoint-restore/go-criu: rpc/rpc.proto
+//	descriptors cri   k8s.io/cri-api: runtime/v1/api.proto
+//	descriptors criu  github.com/checkpoint-restore/go-criu/v7: rpc/rpc.proto
 //
 // Standard output is one serialized google.protobuf.FileDescriptorProto, without source positions
 // and comments.

@@ -88,7 +88,8 @@ fn a_second_opener_is_refused() {
 fn a_creation_that_was_cut_short_is_begun_again() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("state.redb");
-    std::fs::copy("/dev/null", dir.path().join("state.redb.new")).unwrap();
+    drop(OpenOptions::new().create_new(true).write(true).open(dir.path().join("state.redb.new")));
+    assert!(dir.path().join("state.redb.new").exists());
     let records = Records::open(&path).unwrap();
     records.put("things", "a", &thing("a")).unwrap();
     assert!(!dir.path().join("state.redb.new").exists());
@@ -98,15 +99,18 @@ fn a_creation_that_was_cut_short_is_begun_again() {
 fn a_full_disk_fails_the_write_and_the_next_one_works_when_there_is_space() {
     let dir = tempfile::tempdir().unwrap();
     let result = sys::mount::in_private_namespace(|| {
-        let disk = sys::mount::tmpfs(Some(4 << 20), 0o700)?;
+        let disk = sys::mount::tmpfs(Some(8 << 20), 0o700)?;
         sys::mount::attach(disk, dir.path())?;
         let records = Records::open(&dir.path().join("state.redb")).unwrap();
         records.put("things", "kept", &thing("kept")).unwrap();
         let filler = dir.path().join("filler");
-        drop(std::fs::copy("/dev/zero", &filler).unwrap_err());
+        let mut file = OpenOptions::new().create_new(true).write(true).open(&filler)?;
+        let full = std::io::copy(&mut std::io::repeat(7), &mut file).unwrap_err();
+        assert_eq!(full.kind(), io::ErrorKind::StorageFull);
         let big = thing(&"x".repeat(2 << 20));
         let error = records.put("things", "big", &big).unwrap_err();
         assert!(matches!(error, Error::Records { .. }), "{error:?}");
+        drop(file);
         std::fs::remove_file(&filler)?;
         assert_eq!(records.get("things", "kept").unwrap(), Some(thing("kept")));
         assert_eq!(records.get::<Thing>("things", "big").unwrap(), None);

@@ -1,0 +1,338 @@
+//! Memory from CRIU into the archive, each page written once.
+//!
+//! CRIU finds `pages-1.img` to `pages-N.img` in its images directory as named pipes and splices
+//! the processes' pages into them, one file after the other. One thread here splices them on to
+//! where they stay in the archive; a second one follows, starts the write-back and digests what
+//! it reads back from the page cache.
+//!
+//! ```text
+//!   CRIU ──splice──▶ pages-1.img (pipe) ──splice──▶ archive, page cache ──write-back──▶ disk
+//!                                                        └──read──▶ SHA-256
+//! ```
+//! What lies in a pipe are references to *live* pages. The answer to CRIU's `post-dump`
+//! notification therefore waits for [`PageCapture::drained`].
+//!
+//! # The largest page image begins at byte 4096
+//! Then it can be restored from without being unpacked. Images come one after the other and their
+//! sizes are known at their end only, so when the largest one (by the caller's expectation) is not
+//! the first to come, the others go far behind it into the sparse file, and the gap is taken out
+//! afterwards (`FALLOC_FL_COLLAPSE_RANGE`), which moves no data:
+//! ```text
+//!   0    4096                              4096 + reserved
+//!   │dir │ pages-2 ...........  hole ......│header│ pages-1 │header│ pages-3 │
+//!   │dir │ pages-2 │header│ pages-1 │header│ pages-3 │                          after `finish`
+//! ```
+//! Where the filesystem cannot do that, images stay in the order in which they came.
+//!
+//! # Giving up
+//! On any failure the readers are closed, so that CRIU's next write fails and it undoes
+//! everything by itself. Pipes that CRIU has not opened yet are replaced by directories first:
+//! opening a pipe without reader would block it for ever, opening a directory fails at once.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::thread::JoinHandle;
+
+use rustix::fs::{AtFlags, OFlags};
+use rustix::process::Resource;
+use sys::process::Deadline;
+
+use crate::error::Error;
+use crate::format::{BLOCK, round_up};
+use crate::manifest::Entry;
+use crate::names;
+use crate::writer::{ArchiveWriter, padded_data_offset};
+
+mod digest;
+mod pump;
+mod settle;
+
+use digest::Digests;
+use pump::{Layout, Pump, Signal};
+
+/// Capacity asked for each pipe.
+const PIPE_BYTES: usize = 1 << 20;
+/// What is kept at least for the largest page image when it is not the first; a hole, no space.
+const MIN_RESERVED: u64 = 16 << 30;
+/// What is kept at most: files of 4 KiB-block ext4 end at 16 TiB.
+const MAX_RESERVED: u64 = 4 << 40;
+
+/// How the memory gets to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sink {
+    /// Through the page cache: fastest when memory is warm, and a restore here finds it warm.
+    #[default]
+    Buffered,
+    /// Past the page cache (`O_DIRECT`), where the filesystem can and the data is aligned: for
+    /// more memory than the page cache should lose. Digests are then read back from the disk.
+    Direct,
+}
+
+/// What to capture.
+#[derive(Debug, Clone, Copy)]
+pub struct CaptureOptions<'a> {
+    /// How many pipes to make. Page images beyond that become plain files in CRIU's directory.
+    pub max_files: u32,
+    /// How many bytes to expect in each page image, in the order in which CRIU writes them.
+    /// Estimates: they decide which image goes to byte 4096, nothing else.
+    pub expected: &'a [u64],
+    /// The way to the disk.
+    pub sink: Sink,
+}
+
+/// A running capture. Dropping it gives it up and removes the unfinished archive.
+#[derive(Debug)]
+pub struct PageCapture {
+    images: OwnedFd,
+    max_files: u32,
+    signal: Arc<Signal>,
+    outcome: Outcome,
+    reports: Receiver<Result<Vec<Captured>, Error>>,
+    pump: Option<JoinHandle<()>>,
+    digests: Option<Digests>,
+    writer: Option<ArchiveWriter>,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Running,
+    Drained(Vec<Captured>),
+    Failed,
+}
+
+/// A page image in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Captured {
+    pub(crate) number: u32,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+}
+
+/// What has arrived when everything has arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drained {
+    /// Number of page images.
+    pub files: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Gives a capture up from another thread.
+#[derive(Debug, Clone)]
+pub struct AbortHandle(Arc<Signal>);
+
+impl AbortHandle {
+    /// Breaks the pipes; CRIU's next write to one fails. May be called any number of times.
+    pub fn abort(&self) {
+        self.0.abort();
+    }
+}
+
+impl ArchiveWriter {
+    /// Makes the named pipes in `images`, CRIU's images directory, and begins to read them.
+    ///
+    /// Call it before anything is appended: only then can a page image begin at byte 4096.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when a pipe cannot be made or a thread not be started, [`Error::NoSpace`].
+    pub fn capture_pages(
+        self,
+        images: impl AsFd,
+        options: &CaptureOptions<'_>,
+    ) -> Result<PageCapture, Error> {
+        let failed = |error| Error::io("prepare the capture of memory", error);
+        let images = images.as_fd().try_clone_to_owned().map_err(failed)?;
+        let mut pipes = Vec::new();
+        for number in 1..=options.max_files {
+            let name = pipe_name(number);
+            sys::pipe::fifo(&images, &name, 0o600).map_err(failed)?;
+            let reader = sys::pipe::open_reader(&images, &name).map_err(failed)?;
+            sys::pipe::set_capacity(&reader, PIPE_BYTES).map_err(failed)?;
+            pipes.push((number, Some(reader)));
+        }
+        let signal = Arc::new(Signal::new().map_err(failed)?);
+        let digests = Digests::start(&self.file, options.sink, &signal).map_err(failed)?;
+        let pump = Pump {
+            file: self.file.try_clone().map_err(failed)?,
+            direct: match options.sink {
+                Sink::Direct => pump::open_direct(&self.file, OFlags::WRONLY),
+                Sink::Buffered => None,
+            },
+            images: images.try_clone().map_err(failed)?,
+            pipes,
+            layout: self.layout(options.expected)?,
+            signal: Arc::clone(&signal),
+            progress: digests.sender(),
+        };
+        let (report, reports) = sync_channel(1);
+        let pump = std::thread::Builder::new()
+            .name("pages".to_owned())
+            // The receiver is there as long as somebody wants to know.
+            .spawn(move || report.send(pump.run()).unwrap_or_default())
+            .map_err(failed)?;
+        Ok(PageCapture {
+            images,
+            max_files: options.max_files,
+            signal,
+            outcome: Outcome::Running,
+            reports,
+            pump: Some(pump),
+            digests: Some(digests),
+            writer: Some(self),
+        })
+    }
+
+    /// Decides which image goes first, and how much is kept for it.
+    fn layout(&self, expected: &[u64]) -> Result<Layout, Error> {
+        let plain = Layout { first: None, end: self.position };
+        // Of equal ones the earliest: then nothing has to be moved.
+        let largest = expected.iter().enumerate().rev().max_by_key(|(_, bytes)| **bytes);
+        let Some((index, _)) = largest.filter(|(index, _)| *index > 0) else { return Ok(plain) };
+        let total = expected.iter().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+        let reserved = total.saturating_mul(2).clamp(MIN_RESERVED, MAX_RESERVED);
+        let reserved = round_up(reserved, crate::format::PAGE);
+        let limit = rustix::process::getrlimit(Resource::Fsize).current;
+        let allowed = limit.is_none_or(|limit| limit / 2 > reserved);
+        if !self.entries.is_empty() || !allowed || !settle::can_collapse(&self.file)? {
+            return Ok(plain);
+        }
+        let number = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
+        let data = padded_data_offset(self.position);
+        Ok(Layout { first: Some((number, data, reserved)), end: data + reserved })
+    }
+}
+
+impl PageCapture {
+    /// Waits until every page image that CRIU opened has arrived in the file completely.
+    ///
+    /// To be called when CRIU waits for the answer to `post-dump`: then it opens no more.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Deadline`], after which the capture is still running and has to be given up;
+    /// [`Error::NoSpace`], [`Error::Io`] or [`Error::Outgrown`] when it failed, [`Error::Cancelled`]
+    /// when it was given up or has failed before.
+    pub fn drained(&mut self, deadline: Deadline) -> Result<Drained, Error> {
+        if let Outcome::Running = self.outcome {
+            self.signal.drain();
+            let left = deadline.remaining().unwrap_or_default();
+            let report = match self.reports.recv_timeout(left) {
+                Ok(report) => report,
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(Error::Deadline { bytes: self.bytes() });
+                }
+                Err(RecvTimeoutError::Disconnected) => Err(Error::Cancelled),
+            };
+            self.outcome = match report {
+                Ok(captured) => Outcome::Drained(captured),
+                Err(error) => {
+                    self.outcome = Outcome::Failed;
+                    return Err(error);
+                }
+            };
+        }
+        match &self.outcome {
+            Outcome::Drained(captured) => Ok(Drained {
+                files: captured.len(),
+                bytes: captured.iter().map(|image| image.size).sum(),
+            }),
+            Outcome::Running | Outcome::Failed => Err(Error::Cancelled),
+        }
+    }
+
+    /// Bytes that have arrived so far.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.signal.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Something with which another thread can give this capture up.
+    #[must_use]
+    pub fn abort_handle(&self) -> AbortHandle {
+        AbortHandle(Arc::clone(&self.signal))
+    }
+
+    /// Gives the capture up: CRIU's next write fails, the unfinished archive is removed.
+    pub fn abort(self) {
+        drop(self);
+    }
+
+    /// Completes the page images in the archive, after the container runs again: waits for their
+    /// digests, closes gaps, writes headers, and removes the pipes, used or not.
+    ///
+    /// Returns the writer, and the page images in the order of the archive.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Cancelled`] unless [`Self::drained`] succeeded before; [`Error::NoSpace`];
+    /// [`Error::Io`].
+    pub fn finish(mut self) -> Result<(ArchiveWriter, Vec<Entry>), Error> {
+        let outcome = std::mem::replace(&mut self.outcome, Outcome::Failed);
+        let (Outcome::Drained(mut captured), Some(digests)) = (outcome, self.digests.take()) else {
+            return Err(Error::Cancelled);
+        };
+        self.join_pump();
+        let mut digests = digests.finish()?;
+        self.remove_pipes()?;
+        let mut writer = self.writer.take().ok_or(Error::Cancelled)?;
+        // The first one may have come later than others.
+        captured.sort_by_key(|image| image.offset);
+        let first_new = writer.entries.len();
+        for index in 0..captured.len() {
+            let begin = writer.position;
+            let offset = padded_data_offset(begin);
+            settle::close_gap(&writer.file, captured.get_mut(index..).unwrap_or_default(), offset)?;
+            let Some(image) = captured.get(index) else { break };
+            let name = names::image(&pipe_name(image.number));
+            writer.write_header(&name, begin, offset, image.size)?;
+            let sha256 = digests.remove(&image.number).ok_or(Error::Cancelled)?;
+            writer.record(Entry { name, size: image.size, offset, sha256 });
+        }
+        let entries = writer.entries.get(first_new..).unwrap_or_default().to_vec();
+        Ok((writer, entries))
+    }
+
+    fn remove_pipes(&self) -> Result<(), Error> {
+        for number in 1..=self.max_files {
+            match rustix::fs::unlinkat(&self.images, &*pipe_name(number), AtFlags::empty()) {
+                Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+                Err(error) => return Err(Error::io("remove a pipe", error.into())),
+            }
+        }
+        Ok(())
+    }
+
+    fn join_pump(&mut self) {
+        if let Some(pump) = self.pump.take() {
+            // A panic there has closed the channel, and that was reported as `Cancelled`.
+            drop(pump.join());
+        }
+    }
+}
+
+impl Drop for PageCapture {
+    fn drop(&mut self) {
+        if self.pump.is_some() {
+            self.signal.abort();
+            self.join_pump();
+        }
+    }
+}
+
+/// CRIU's name for the page image with this number.
+pub(crate) fn pipe_name(number: u32) -> String {
+    format!("pages-{number}.img")
+}
+
+/// Replaces what has `name` in `images` by a directory, so that opening it for writing fails.
+pub(crate) fn poison(images: BorrowedFd<'_>, name: &str) {
+    // Both may fail when CRIU is faster; then it writes a plain file, and is told to stop at its
+    // next notification.
+    rustix::fs::unlinkat(images, name, AtFlags::empty()).unwrap_or_default();
+    rustix::fs::mkdirat(images, name, rustix::fs::Mode::RWXU).unwrap_or_default();
+}
+
+const _: () = assert!(BLOCK * 8 == crate::format::PAGE);

@@ -1,0 +1,408 @@
+//! Container requests, and what a status says of the container made from one.
+
+use std::path::PathBuf;
+use std::time::{Duration, UNIX_EPOCH};
+
+use lifecycle::model::{
+    ContainerId, ContainerPhase, ContainerSnapshot, Exit, NamespaceMode, Propagation, SandboxId,
+    SandboxPhase, SandboxSnapshot,
+};
+
+use crate::convert::container::container_config;
+use crate::convert::sandbox::sandbox_config;
+use crate::convert::{filter, snapshot};
+use crate::v1;
+
+/// The least that crictl sends.
+fn least() -> v1::ContainerConfig {
+    v1::ContainerConfig {
+        metadata: Some(v1::ContainerMetadata {
+            name: "c".into(),
+            attempt: 1,
+        }),
+        image: Some(v1::ImageSpec {
+            image: "busybox".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn security(config: &mut v1::ContainerConfig) -> &mut v1::LinuxContainerSecurityContext {
+    config
+        .linux
+        .get_or_insert_default()
+        .security_context
+        .get_or_insert_default()
+}
+
+fn mount(container: &str, host: &str) -> v1::Mount {
+    v1::Mount {
+        container_path: container.into(),
+        host_path: host.into(),
+        ..v1::Mount::default()
+    }
+}
+
+#[test]
+fn the_least_request_is_enough() {
+    let config = container_config(least()).unwrap();
+    assert_eq!((config.name.as_str(), config.attempt), ("c", 1));
+    assert_eq!(config.image, "busybox");
+    assert_eq!(config.stop_signal, None);
+    assert_eq!(config.security.seccomp, None);
+    assert_eq!(config.log_path, PathBuf::new());
+}
+
+#[test]
+fn what_is_asked_for_is_taken_over() {
+    let mut request = least();
+    request.working_dir = "/work/./dir/".into();
+    request.envs = vec![v1::KeyValue {
+        key: "A".into(),
+        value: b"b=c".to_vec(),
+    }];
+    request.mounts = vec![v1::Mount {
+        readonly: true,
+        recursive_read_only: true,
+        ..mount("/data/../srv", "/host//data")
+    }];
+    request.devices = vec![v1::Device {
+        container_path: "/dev/x".into(),
+        host_path: "/dev/null".into(),
+        permissions: String::new(),
+    }];
+    request.log_path = "c/0.log".into();
+    request.stop_signal = v1::Signal::Sigint.into();
+    let context = security(&mut request);
+    context.capabilities = Some(v1::Capability {
+        add_capabilities: vec!["net_admin".into(), "CAP_SYS_TIME".into()],
+        drop_capabilities: vec!["ALL".into()],
+        add_ambient_capabilities: vec![],
+    });
+    context.run_as_username = "www-data".into();
+    context.run_as_group = Some(v1::Int64Value { value: 33 });
+    context.masked_paths = vec!["/proc/kcore/".into()];
+    let options = context.namespace_options.get_or_insert_default();
+    options.pid = v1::NamespaceMode::Target.into();
+    options.target_id = "c0ffee".into();
+    let config = container_config(request).unwrap();
+    assert_eq!(config.working_dir, "/work/dir");
+    assert_eq!(config.env, [("A".to_owned(), "b=c".to_owned())]);
+    let mount = &config.mounts[0];
+    assert_eq!(mount.container_path, PathBuf::from("/srv"));
+    assert_eq!(mount.host_path, PathBuf::from("/host/data"));
+    assert!(mount.readonly && mount.recursive_readonly);
+    assert_eq!(mount.propagation, Propagation::Private);
+    assert_eq!(config.devices[0].permissions, "rwm");
+    assert_eq!(config.stop_signal, Some(2));
+    assert_eq!(config.security.capabilities.add, ["NET_ADMIN", "SYS_TIME"]);
+    assert_eq!(config.security.capabilities.drop, ["ALL"]);
+    assert_eq!(config.security.user.name.as_deref(), Some("www-data"));
+    assert_eq!(config.security.user.gid, Some(33));
+    assert_eq!(config.security.masked_paths, ["/proc/kcore"]);
+    let target = NamespaceMode::Target(ContainerId::new("c0ffee"));
+    assert_eq!(config.security.namespaces.pid, target);
+}
+
+#[test]
+fn an_archive_is_named_by_its_path() {
+    let mut request = least();
+    request.image.as_mut().unwrap().image = "/var/lib/thawd/checkpoints/a.tar".into();
+    assert_eq!(
+        container_config(request).unwrap().image,
+        "/var/lib/thawd/checkpoints/a.tar"
+    );
+}
+
+#[test]
+fn bad_values_are_refused_by_field() {
+    type Change = fn(&mut v1::ContainerConfig);
+    let cases: Vec<(&str, Change)> = vec![
+        ("metadata", |c| c.metadata = None),
+        ("metadata.name", |c| {
+            c.metadata.as_mut().unwrap().name.clear()
+        }),
+        ("image", |c| c.image = None),
+        ("image.image", |c| c.image.as_mut().unwrap().image.clear()),
+        ("image.image", |c| {
+            c.image.as_mut().unwrap().image = "a\nb".into()
+        }),
+        ("command[1]", |c| c.command = vec!["a".into(), "b\0".into()]),
+        ("args[0]", |c| c.args = vec!["\0".into()]),
+        ("working_dir", |c| c.working_dir = "work".into()),
+        ("envs[0].key", |c| {
+            c.envs = vec![v1::KeyValue {
+                key: "A=B".into(),
+                value: vec![],
+            }]
+        }),
+        ("envs[0].key", |c| c.envs = vec![v1::KeyValue::default()]),
+        ("envs[0].value", |c| {
+            c.envs = vec![v1::KeyValue {
+                key: "A".into(),
+                value: vec![0xff],
+            }];
+        }),
+        ("envs[0].value", |c| {
+            c.envs = vec![v1::KeyValue {
+                key: "A".into(),
+                value: vec![0],
+            }]
+        }),
+        ("mounts[0].container_path", |c| {
+            c.mounts = vec![mount("data", "/data")]
+        }),
+        ("mounts[0].container_path", |c| {
+            c.mounts = vec![mount("/a/..", "/data")]
+        }),
+        ("mounts[1].host_path", |c| {
+            c.mounts = vec![mount("/a", "/a"), mount("/b", "")]
+        }),
+        ("mounts[0].host_path", |c| {
+            c.mounts = vec![mount("/a", "/a/../b")]
+        }),
+        ("mounts[0].propagation", |c| {
+            c.mounts = vec![v1::Mount {
+                propagation: 3,
+                ..mount("/a", "/a")
+            }];
+        }),
+        ("mounts[0].recursive_read_only", |c| {
+            c.mounts = vec![v1::Mount {
+                recursive_read_only: true,
+                ..mount("/a", "/a")
+            }];
+        }),
+        ("mounts[0].recursive_read_only", |c| {
+            c.mounts = vec![v1::Mount {
+                recursive_read_only: true,
+                readonly: true,
+                propagation: v1::MountPropagation::PropagationBidirectional.into(),
+                ..mount("/a", "/a")
+            }];
+        }),
+        ("mounts[0].image", |c| {
+            c.mounts = vec![v1::Mount {
+                image: Some(Default::default()),
+                ..mount("/a", "")
+            }];
+        }),
+        ("mounts[0].uidMappings", |c| {
+            let mapping = vec![v1::IdMapping::default()];
+            c.mounts = vec![v1::Mount {
+                uid_mappings: mapping,
+                ..mount("/a", "/a")
+            }];
+        }),
+        ("mounts[0].mount_options", |c| {
+            c.mounts = vec![v1::Mount {
+                mount_options: vec!["x".into()],
+                ..mount("/a", "/a")
+            }];
+        }),
+        ("devices[0].permissions", |c| {
+            c.devices = vec![v1::Device {
+                permissions: "rx".into(),
+                ..Default::default()
+            }];
+        }),
+        ("devices[0].container_path", |c| {
+            c.devices = vec![v1::Device::default()]
+        }),
+        ("CDI_devices", |c| {
+            c.cdi_devices = vec![v1::CdiDevice::default()]
+        }),
+        ("log_path", |c| c.log_path = "../../etc/cron.d/x".into()),
+        ("stop_signal", |c| c.stop_signal = 66),
+        ("linux.resources.oom_score_adj", |c| {
+            let linux = c.linux.get_or_insert_default();
+            linux.resources.get_or_insert_default().oom_score_adj = -1001;
+        }),
+        (
+            "linux.security_context.capabilities.add_capabilities[0]",
+            |c| {
+                let capabilities = security(c).capabilities.get_or_insert_default();
+                capabilities.add_capabilities = vec!["CAP_EVERYTHING".into()];
+            },
+        ),
+        ("linux.security_context.run_as_username", |c| {
+            security(c).run_as_user = Some(v1::Int64Value { value: 1 });
+            security(c).run_as_username = "www-data".into();
+        }),
+        ("linux.security_context.run_as_group", |c| {
+            security(c).run_as_group = Some(v1::Int64Value { value: 1 });
+        }),
+        ("linux.security_context.supplemental_groups_policy", |c| {
+            security(c).supplemental_groups_policy = 2;
+        }),
+        ("linux.security_context.namespace_options.target_id", |c| {
+            let options = security(c).namespace_options.get_or_insert_default();
+            options.pid = v1::NamespaceMode::Target.into();
+        }),
+        ("linux.security_context.readonly_paths[0]", |c| {
+            security(c).readonly_paths = vec!["proc".into()];
+        }),
+        ("linux.security_context.apparmor.localhost_ref", |c| {
+            security(c).apparmor = Some(v1::SecurityProfile {
+                profile_type: v1::security_profile::ProfileType::Localhost.into(),
+                localhost_ref: String::new(),
+            });
+        }),
+    ];
+    for (field, change) in cases {
+        let mut request = least();
+        change(&mut request);
+        let error = container_config(request).expect_err(field).to_string();
+        assert!(
+            error.starts_with(&format!("{field}: ")),
+            "{error:?} is not about {field}"
+        );
+    }
+}
+
+fn container(phase: ContainerPhase) -> ContainerSnapshot {
+    let mut request = least();
+    request.image.as_mut().unwrap().image = "sha256:1234".into();
+    request.image.as_mut().unwrap().user_specified_image = "busybox:1".into();
+    request.mounts = vec![mount("/a", "/host/a")];
+    ContainerSnapshot {
+        id: ContainerId::new("c1"),
+        sandbox_id: SandboxId::new("s1"),
+        config: container_config(request).unwrap(),
+        image_id: "sha256:1234".into(),
+        image_ref: "docker.io/library/busybox@sha256:5678".into(),
+        runtime_handler: "runc".into(),
+        phase,
+        created_at: UNIX_EPOCH + Duration::from_nanos(1),
+        started_at: None,
+        pid: None,
+        exit: None,
+        log_path: Some("/var/log/c/0.log".into()),
+        restored_from: None,
+        user: (1000, 1001, vec![1002]),
+        stop_signal: 15,
+    }
+}
+
+#[test]
+fn a_created_container_has_neither_begun_nor_ended() {
+    let status = snapshot::container_status(container(ContainerPhase::Created));
+    assert_eq!(status.state(), v1::ContainerState::ContainerCreated);
+    assert_eq!(
+        (status.created_at, status.started_at, status.finished_at),
+        (1, 0, 0)
+    );
+    assert_eq!(status.image.unwrap().image, "busybox:1");
+    assert_eq!(status.image_id, "sha256:1234");
+    assert_eq!(status.image_ref, "docker.io/library/busybox@sha256:5678");
+    assert_eq!(status.log_path, "/var/log/c/0.log");
+    assert_eq!(status.mounts[0].host_path, "/host/a");
+    assert_eq!(status.stop_signal, i32::from(v1::Signal::Sigterm));
+    let user = status.user.unwrap().linux.unwrap();
+    assert_eq!(
+        (user.uid, user.gid, user.supplemental_groups),
+        (1000, 1001, vec![1002])
+    );
+}
+
+#[test]
+fn an_ended_container_says_how() {
+    let ended = ContainerSnapshot {
+        started_at: Some(UNIX_EPOCH + Duration::from_nanos(2)),
+        exit: Some(Exit {
+            code: 137,
+            finished_at: UNIX_EPOCH + Duration::from_nanos(3),
+            oom_killed: true,
+            reason: "OOMKilled".into(),
+            message: "m".into(),
+        }),
+        ..container(ContainerPhase::Exited)
+    };
+    let status = snapshot::container_status(ended);
+    assert_eq!(status.state(), v1::ContainerState::ContainerExited);
+    assert_eq!(
+        (status.started_at, status.finished_at, status.exit_code),
+        (2, 3, 137)
+    );
+    assert_eq!(
+        (status.reason.as_str(), status.message.as_str()),
+        ("OOMKilled", "m")
+    );
+}
+
+#[test]
+fn lists_and_statuses_name_the_same_image() {
+    let listed = snapshot::container(container(ContainerPhase::Running));
+    let status = snapshot::container_status(container(ContainerPhase::Running));
+    assert_eq!(listed.state(), v1::ContainerState::ContainerRunning);
+    assert_eq!(
+        (listed.image_id, listed.image_ref),
+        (status.image_id, status.image_ref)
+    );
+    assert_eq!(listed.pod_sandbox_id, "s1");
+}
+
+#[test]
+fn a_sandbox_shows_its_addresses_and_namespaces() {
+    let request = v1::PodSandboxConfig {
+        metadata: Some(v1::PodSandboxMetadata {
+            name: "p".into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let sandbox = SandboxSnapshot {
+        id: SandboxId::new("s1"),
+        config: sandbox_config(request).unwrap(),
+        runtime_handler: String::new(),
+        phase: SandboxPhase::NotReady,
+        created_at: UNIX_EPOCH,
+        ips: vec!["10.0.0.2".into(), "fd00::2".into()],
+        netns: None,
+        init_pid: None,
+    };
+    let listed = snapshot::pod_sandbox(sandbox.clone());
+    assert_eq!(listed.state(), v1::PodSandboxState::SandboxNotready);
+    let status = snapshot::pod_sandbox_status(sandbox);
+    let network = status.network.unwrap();
+    assert_eq!(
+        (network.ip.as_str(), network.additional_ips[0].ip.as_str()),
+        ("10.0.0.2", "fd00::2")
+    );
+    let options = status.linux.unwrap().namespaces.unwrap().options.unwrap();
+    assert_eq!(options.pid(), v1::NamespaceMode::Pod);
+}
+
+#[test]
+fn filters_know_every_state_and_no_other() {
+    let with = |state| {
+        filter::containers(Some(v1::ContainerFilter {
+            state: Some(v1::ContainerStateValue { state }),
+            pod_sandbox_id: "s".into(),
+            ..Default::default()
+        }))
+    };
+    for (state, phase) in [
+        (0, ContainerPhase::Created),
+        (1, ContainerPhase::Running),
+        (2, ContainerPhase::Exited),
+        (3, ContainerPhase::Unknown),
+    ] {
+        let filter = with(state).unwrap();
+        assert_eq!(
+            (filter.phase, filter.sandbox_id.as_deref()),
+            (Some(phase), Some("s"))
+        );
+    }
+    assert!(with(4).is_err());
+    assert_eq!(filter::containers(None), Ok(Default::default()));
+    let state = Some(v1::PodSandboxStateValue { state: 2 });
+    assert!(
+        filter::sandboxes(Some(v1::PodSandboxFilter {
+            state,
+            ..Default::default()
+        }))
+        .is_err()
+    );
+}

@@ -1,0 +1,20 @@
+//! `RemoveContainer`: ends and forgets a container.
+
+use lifecycle::node::Node;
+use tonic::Status;
+
+use crate::convert::check::id;
+use crate::layer::{About, about};
+use crate::{status, v1};
+
+pub(super) async fn call(
+    node: &Node,
+    request: v1::RemoveContainerRequest,
+) -> Result<v1::RemoveContainerResponse, Status> {
+    let container = id("container_id", request.container_id)?;
+    about(About::Container, &container);
+    node.remove_container(&container)
+        .await
+        .map_err(|error| status::lifecycle(&error))?;
+    Ok(v1::RemoveContainerResponse {})
+}

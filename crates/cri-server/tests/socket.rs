@@ -1,0 +1,435 @@
+//! The services as a client meets them: a real node with nothing on it, a real socket, a real
+//! client. No root is needed; nothing is run.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
+
+use std::future::Future;
+use std::path::Path;
+use std::time::Duration;
+
+use cri_server::v1;
+use cri_server::v1::image_service_client::ImageServiceClient;
+use cri_server::v1::runtime_service_client::RuntimeServiceClient;
+use lifecycle::config::{CheckpointConfig, NodeConfig};
+use lifecycle::node::Node;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+/// Runs `test` as a client of a server that ends with it.
+async fn with_server<F: Future<Output = ()>>(test: impl FnOnce(Channel) -> F) {
+    let temp = tempfile::tempdir().unwrap();
+    let socket = temp.path().join("thawd.sock");
+    let node = Node::start(config(temp.path())).await.unwrap();
+    let stop = CancellationToken::new();
+    let client = async {
+        let channel = connect(&socket).await;
+        test(channel).await;
+        stop.cancel();
+    };
+    let end = stop.clone().cancelled_owned();
+    let (served, ()) = tokio::join!(cri_server::serve(node.clone(), &socket, end), client);
+    served.unwrap();
+    assert!(!socket.exists(), "the socket went with its server");
+    node.shut_down().await;
+}
+
+async fn connect(socket: &Path) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).unwrap();
+    for _ in 0..1000 {
+        match endpoint.connect().await {
+            Ok(channel) => return channel,
+            // The server, on the same thread, has not come to listen(2) yet.
+            Err(_) => tokio::task::yield_now().await,
+        }
+    }
+    panic!("no server at {}", socket.display());
+}
+
+fn config(temp: &Path) -> NodeConfig {
+    NodeConfig {
+        root: temp.join("root"),
+        run: temp.join("run"),
+        handlers: Vec::new(),
+        monitor: "/nonexistent/thawd-monitor".into(),
+        relay: "/nonexistent/thawd-criu-relay".into(),
+        cni_conf_dirs: vec![temp.join("net.d")],
+        cni_bin_dirs: vec![temp.join("bin")],
+        cgroup_parent: "/thawd-test".into(),
+        mptcp: false,
+        shm_bytes: 1 << 20,
+        checkpoint: CheckpointConfig {
+            criu: Vec::new(),
+            default_timeout: Duration::from_secs(10),
+            ghost_limit_bytes: 1 << 20,
+            restore_directories: Vec::new(),
+            restore_timeout: Duration::from_secs(10),
+        },
+    }
+}
+
+/// Calls RPCs with empty requests and expects each to name itself as not implemented.
+macro_rules! assert_unimplemented {
+    ($client:expr, $($rpc:ident $name:ident $request:ident),+ $(,)?) => {$(
+        let status: Status = $client.$rpc(v1::$request::default()).await.err().unwrap();
+        assert_eq!(status.code(), Code::Unimplemented, stringify!($name));
+        let message = concat!("thawd does not implement ", stringify!($name), " yet");
+        assert_eq!(status.message(), message);
+    )+};
+}
+
+#[tokio::test]
+async fn what_is_not_built_yet_says_so_by_name() {
+    with_server(async |channel| {
+        let mut client = RuntimeServiceClient::new(channel.clone());
+        assert_unimplemented!(
+            client,
+            stream_pod_sandboxes StreamPodSandboxes StreamPodSandboxesRequest,
+            stream_containers StreamContainers StreamContainersRequest,
+            update_container_resources UpdateContainerResources UpdateContainerResourcesRequest,
+            exec Exec ExecRequest,
+            attach Attach AttachRequest,
+            port_forward PortForward PortForwardRequest,
+            container_stats ContainerStats ContainerStatsRequest,
+            list_container_stats ListContainerStats ListContainerStatsRequest,
+            stream_container_stats StreamContainerStats StreamContainerStatsRequest,
+            pod_sandbox_stats PodSandboxStats PodSandboxStatsRequest,
+            list_pod_sandbox_stats ListPodSandboxStats ListPodSandboxStatsRequest,
+            stream_pod_sandbox_stats StreamPodSandboxStats StreamPodSandboxStatsRequest,
+            checkpoint_pod CheckpointPod CheckpointPodRequest,
+            restore_pod RestorePod RestorePodRequest,
+            get_container_events GetContainerEvents GetEventsRequest,
+            list_metric_descriptors ListMetricDescriptors ListMetricDescriptorsRequest,
+            list_pod_sandbox_metrics ListPodSandboxMetrics ListPodSandboxMetricsRequest,
+            stream_pod_sandbox_metrics StreamPodSandboxMetrics StreamPodSandboxMetricsRequest,
+            update_pod_sandbox_resources UpdatePodSandboxResources
+                UpdatePodSandboxResourcesRequest,
+        );
+        let mut client = ImageServiceClient::new(channel);
+        assert_unimplemented!(client, stream_images StreamImages StreamImagesRequest);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_with_nothing_on_it_answers() {
+    with_server(async |channel| {
+        let mut client = RuntimeServiceClient::new(channel.clone());
+        let version = client
+            .version(v1::VersionRequest::default())
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(version.runtime_name, "thawd");
+        assert_eq!(version.runtime_api_version, "v1");
+        assert_eq!(version.runtime_version, env!("CARGO_PKG_VERSION"));
+        let config = client
+            .runtime_config(v1::RuntimeConfigRequest {})
+            .await
+            .unwrap();
+        let driver = config.into_inner().linux.unwrap().cgroup_driver();
+        assert_eq!(driver, v1::CgroupDriver::Cgroupfs);
+        let pods = client
+            .list_pod_sandbox(v1::ListPodSandboxRequest::default())
+            .await
+            .unwrap();
+        assert_eq!(pods.into_inner().items, []);
+        let all = client
+            .list_containers(v1::ListContainersRequest::default())
+            .await
+            .unwrap();
+        assert_eq!(all.into_inner().containers, []);
+        let status = client
+            .status(v1::StatusRequest { verbose: true })
+            .await
+            .unwrap();
+        let status = status.into_inner();
+        let conditions = status.status.unwrap().conditions;
+        let kinds: Vec<_> = conditions.iter().map(|one| one.r#type.as_str()).collect();
+        assert_eq!(kinds, ["RuntimeReady", "NetworkReady"]);
+        assert!(
+            conditions.iter().all(|one| !one.status),
+            "no runtime, no CNI: {conditions:?}"
+        );
+        assert!(status.info.contains_key("config"));
+        let mut client = ImageServiceClient::new(channel);
+        let images = client
+            .list_images(v1::ListImagesRequest::default())
+            .await
+            .unwrap();
+        assert_eq!(images.into_inner().images, []);
+        let space = client
+            .image_fs_info(v1::ImageFsInfoRequest {})
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(space.image_filesystems.len(), 1);
+        assert_ne!(
+            space.image_filesystems[0]
+                .fs_id
+                .as_ref()
+                .unwrap()
+                .mountpoint,
+            ""
+        );
+    })
+    .await;
+}
+
+fn container_id() -> String {
+    "0123abcd".to_owned()
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_not_found_but_may_be_stopped_and_removed() {
+    with_server(async |channel| {
+        let mut client = RuntimeServiceClient::new(channel.clone());
+        let id = container_id;
+        let refused = [
+            client
+                .container_status(v1::ContainerStatusRequest {
+                    container_id: id(),
+                    verbose: true,
+                })
+                .await
+                .err(),
+            client
+                .pod_sandbox_status(v1::PodSandboxStatusRequest {
+                    pod_sandbox_id: id(),
+                    verbose: true,
+                })
+                .await
+                .err(),
+            client
+                .start_container(v1::StartContainerRequest { container_id: id() })
+                .await
+                .err(),
+            client
+                .exec_sync(v1::ExecSyncRequest {
+                    container_id: id(),
+                    cmd: vec!["true".into()],
+                    timeout: 0,
+                })
+                .await
+                .err(),
+            client
+                .reopen_container_log(v1::ReopenContainerLogRequest { container_id: id() })
+                .await
+                .err(),
+            client
+                .checkpoint_container(v1::CheckpointContainerRequest {
+                    container_id: id(),
+                    location: "/nonexistent/a.tar".into(),
+                    timeout: 1,
+                })
+                .await
+                .err(),
+        ];
+        for status in refused {
+            let status = status.unwrap();
+            assert_eq!(status.code(), Code::NotFound, "{status:?}");
+            assert!(status.message().contains("0123abcd"), "{status:?}");
+        }
+        let pod_sandbox_id = id();
+        client
+            .stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id })
+            .await
+            .unwrap();
+        let pod_sandbox_id = id();
+        client
+            .remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id })
+            .await
+            .unwrap();
+        let stop = v1::StopContainerRequest {
+            container_id: id(),
+            timeout: 1,
+        };
+        client.stop_container(stop).await.unwrap();
+        client
+            .remove_container(v1::RemoveContainerRequest { container_id: id() })
+            .await
+            .unwrap();
+
+        let mut client = ImageServiceClient::new(channel);
+        let image = || {
+            Some(v1::ImageSpec {
+                image: "nothing:1".into(),
+                ..Default::default()
+            })
+        };
+        let status = v1::ImageStatusRequest {
+            image: image(),
+            verbose: true,
+        };
+        assert_eq!(
+            client
+                .image_status(status)
+                .await
+                .unwrap()
+                .into_inner()
+                .image,
+            None
+        );
+        client
+            .remove_image(v1::RemoveImageRequest { image: image() })
+            .await
+            .unwrap();
+        let pull = v1::PullImageRequest {
+            image: image(),
+            ..Default::default()
+        };
+        let status = client.pull_image(pull).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{status:?}");
+        assert!(status.message().contains("nothing:1"), "{status:?}");
+    })
+    .await;
+}
+
+/// Expects `INVALID_ARGUMENT` about a field.
+fn assert_invalid<T>(outcome: Result<T, Status>, field: &str) {
+    let Err(status) = outcome else {
+        panic!("{field} was accepted")
+    };
+    assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    assert!(
+        status.message().starts_with(&format!("{field}: ")),
+        "{status:?}"
+    );
+}
+
+#[tokio::test]
+async fn malformed_requests_are_refused_by_field() {
+    with_server(async |channel| {
+        let mut client = RuntimeServiceClient::new(channel.clone());
+        assert_invalid(
+            client
+                .run_pod_sandbox(v1::RunPodSandboxRequest::default())
+                .await,
+            "config",
+        );
+        let config = Some(v1::PodSandboxConfig::default());
+        let request = v1::RunPodSandboxRequest {
+            config,
+            ..Default::default()
+        };
+        assert_invalid(client.run_pod_sandbox(request).await, "config.metadata");
+        let request = v1::StopPodSandboxRequest::default();
+        assert_invalid(client.stop_pod_sandbox(request).await, "pod_sandbox_id");
+        let request = v1::CreateContainerRequest {
+            pod_sandbox_id: "s".into(),
+            config: Some(v1::ContainerConfig {
+                metadata: Some(v1::ContainerMetadata {
+                    name: "c".into(),
+                    attempt: 0,
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert_invalid(client.create_container(request).await, "config.image");
+        let request = v1::StopContainerRequest {
+            container_id: container_id(),
+            timeout: -1,
+        };
+        assert_invalid(client.stop_container(request).await, "timeout");
+        let request = v1::ExecSyncRequest {
+            container_id: container_id(),
+            ..Default::default()
+        };
+        assert_invalid(client.exec_sync(request).await, "cmd");
+        for (location, timeout, field) in [
+            ("", 0, "location"),
+            ("a.tar", 0, "location"),
+            ("/a/../b.tar", 0, "location"),
+            ("/a.tar", -1, "timeout"),
+            ("/a.tar", 86_401, "timeout"),
+        ] {
+            let (container_id, location) = (container_id(), location.to_owned());
+            let request = v1::CheckpointContainerRequest {
+                container_id,
+                location,
+                timeout,
+            };
+            assert_invalid(client.checkpoint_container(request).await, field);
+        }
+        let mut request = Request::new(v1::CheckpointContainerRequest {
+            container_id: container_id(),
+            location: "/a.tar".into(),
+            timeout: 0,
+        });
+        request
+            .metadata_mut()
+            .insert("grpc-timeout", "soon".parse().unwrap());
+        assert_invalid(client.checkpoint_container(request).await, "grpc-timeout");
+        let state = Some(v1::ContainerStateValue { state: 4 });
+        let filter = Some(v1::ContainerFilter {
+            state,
+            ..Default::default()
+        });
+        let request = v1::ListContainersRequest { filter };
+        assert_invalid(client.list_containers(request).await, "filter.state.state");
+
+        let mut client = ImageServiceClient::new(channel);
+        assert_invalid(
+            client.image_status(v1::ImageStatusRequest::default()).await,
+            "image",
+        );
+        let image = Some(v1::ImageSpec::default());
+        let request = v1::RemoveImageRequest { image };
+        assert_invalid(client.remove_image(request).await, "image.image");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn only_whole_messages_of_at_most_16_mib_are_read() {
+    with_server(async |channel| {
+        let mut client = RuntimeServiceClient::new(channel.clone());
+        let request = |bytes: usize| v1::UpdateRuntimeConfigRequest {
+            runtime_config: Some(v1::RuntimeConfig {
+                network_config: Some(v1::NetworkConfig {
+                    pod_cidr: "x".repeat(bytes),
+                }),
+            }),
+        };
+        // More than the library's own limit of 4 MiB: read, and refused for what it says.
+        let outcome = client.update_runtime_config(request(5 << 20)).await;
+        assert_invalid(outcome, "runtime_config.network_config.pod_cidr");
+        let status = client
+            .update_runtime_config(request(17 << 20))
+            .await
+            .unwrap_err();
+        assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
+
+        // A number where StopContainer has its id.
+        let mut grpc = tonic::client::Grpc::new(channel);
+        grpc.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<v1::Int64Value, v1::StopContainerResponse>::new();
+        let path = "/runtime.v1.RuntimeService/StopContainer".parse().unwrap();
+        let message = Request::new(v1::Int64Value { value: 1 });
+        let status = grpc.unary(message, path, codec).await.unwrap_err();
+        assert_eq!(status.code(), Code::Internal, "{status:?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_method_that_the_interface_lacks_is_unimplemented() {
+    with_server(async |channel| {
+        for path in [
+            "/runtime.v1.RuntimeService/Nope",
+            "/runtime.v1alpha2.RuntimeService/Version",
+        ] {
+            let mut grpc = tonic::client::Grpc::new(channel.clone());
+            grpc.ready().await.unwrap();
+            let codec = tonic_prost::ProstCodec::<v1::VersionRequest, v1::VersionResponse>::new();
+            let message = Request::new(v1::VersionRequest::default());
+            let status = grpc
+                .unary(message, path.parse().unwrap(), codec)
+                .await
+                .unwrap_err();
+            assert_eq!(status.code(), Code::Unimplemented, "{path}: {status:?}");
+        }
+    })
+    .await;
+}

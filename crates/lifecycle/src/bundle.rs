@@ -1,0 +1,177 @@
+//! The OCI bundle of a container: looking up what a spec needs, making the spec, writing it.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use crate::context::Context;
+use crate::error::Error;
+use crate::model::{NamespaceMode, SecurityProfile};
+use crate::record::{ContainerRecord, SandboxRecord};
+use crate::spec::host::{self, HostFacts};
+use crate::spec::{self, ImageDefaults, Namespace, Namespaces, PodFiles, SpecInput};
+use crate::{sandbox, signals, users};
+
+/// Largest `/etc/passwd` or `/etc/group` of an image, in bytes.
+const ACCOUNTS_LIMIT: u64 = 4 * 1024 * 1024;
+
+/// Largest seccomp profile file, in bytes.
+const PROFILE_LIMIT: u64 = 8 * 1024 * 1024;
+
+/// A bundle that was written, and what it decided.
+#[derive(Debug)]
+pub(crate) struct Made {
+    /// `config.json` as written.
+    pub(crate) spec: serde_json::Value,
+    /// uid, gid, supplemental groups.
+    pub(crate) user: (u32, u32, Vec<u32>),
+    /// The image's stop signal, if it names one.
+    pub(crate) stop_signal: Option<i32>,
+}
+
+/// Writes `<root>/containers/<id>/config.json`.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] for what the request or the image asks for and cannot have;
+/// [`Error::Failed`] for files that cannot be read or written.
+pub(crate) fn write(
+    ctx: &Context,
+    sandbox: &SandboxRecord,
+    record: &ContainerRecord,
+    image: &images::Image,
+    rootfs: &images::Rootfs,
+) -> Result<Made, Error> {
+    let config = &record.config;
+    let defaults = ImageDefaults::from_json(&image.config)?;
+    let user = users::resolve(
+        &config.security.user,
+        &defaults.user,
+        &read_beneath(&rootfs.merged, "etc/passwd")?,
+        &read_beneath(&rootfs.merged, "etc/group")?,
+    )?;
+    let facts = HostFacts::probe(&ctx.hierarchies)
+        .map_err(|error| Error::failed("look at the host", error))?;
+    let mut devices = Vec::new();
+    if config.security.privileged {
+        devices.extend(host::all_devices());
+    }
+    devices.extend(host::requested_devices(&config.devices)?);
+    let mounts = host::prepare_mounts(&config.mounts)?;
+    let profile = seccomp_profile(config.security.seccomp.as_ref())?;
+    let files = pod_files(ctx, sandbox);
+    let hostname = std::fs::read_to_string(&files.hostname)
+        .map_err(|error| Error::io("read", &files.hostname, error))?;
+    let built = spec::build(&SpecInput {
+        sandbox_id: sandbox.id.as_str(),
+        sandbox: &sandbox.config,
+        config,
+        image: &defaults,
+        user: &user,
+        rootfs: &rootfs.merged,
+        cgroups_path: &record.cgroup,
+        namespaces: &namespaces(ctx, sandbox, record)?,
+        hostname: hostname.trim_end(),
+        files: &files,
+        mounts: &mounts,
+        devices: &devices,
+        seccomp_profile: profile.as_deref(),
+        host: &facts,
+    })?;
+    let spec = serde_json::to_value(&built)
+        .map_err(|error| Error::failed("encode the OCI spec", error))?;
+    let bundle = ctx.config.container_dir(record.id.as_str());
+    sys::fs::make_dir_all(&bundle, 0o700)
+        .map_err(|error| Error::io("make directory", &bundle, error))?;
+    let path = bundle.join("config.json");
+    sys::fs::replace_path(&path, 0o600, spec.to_string().as_bytes())
+        .map_err(|error| Error::io("write", &path, error))?;
+    let stop_signal = match defaults.stop_signal.as_str() {
+        "" => None,
+        text => Some(signals::parse(text)?),
+    };
+    Ok(Made { spec, user: (user.uid, user.gid, user.groups), stop_signal })
+}
+
+/// A file of the image, links within the image followed; absent is empty.
+fn read_beneath(rootfs: &Path, name: &str) -> Result<Vec<u8>, Error> {
+    let shown = rootfs.join(name);
+    let root = sys::fs::open_dir(rootfs).map_err(|error| Error::io("open", rootfs, error))?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match sys::fs::open_in_root(&root, Path::new(name), flags) {
+        Ok(fd) => std::fs::File::from(fd),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io("open", shown, error)),
+    };
+    let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
+    if !regular {
+        return Err(Error::invalid("image", format!("its /{name} is no regular file")));
+    }
+    sys::fs::read_bounded(file, ACCOUNTS_LIMIT).map_err(|error| Error::io("read", shown, error))
+}
+
+fn seccomp_profile(profile: Option<&SecurityProfile>) -> Result<Option<Vec<u8>>, Error> {
+    let Some(SecurityProfile::Localhost(path)) = profile else { return Ok(None) };
+    let file = match std::fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(Error::io("open seccomp profile", path, error)),
+    };
+    let mut bytes = Vec::new();
+    file.take(PROFILE_LIMIT)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::io("read seccomp profile", path, error))?;
+    Ok(Some(bytes))
+}
+
+/// What of the pod its containers see.
+pub(crate) fn pod_files(ctx: &Context, sandbox: &SandboxRecord) -> PodFiles {
+    let directory = ctx.config.sandbox_dir(sandbox.id.as_str());
+    PodFiles {
+        hostname: directory.join("hostname"),
+        hosts: directory.join("hosts"),
+        resolv_conf: directory.join("resolv.conf"),
+        shm: sandbox::shm_path(&ctx.config, sandbox),
+    }
+}
+
+fn namespaces(
+    ctx: &Context,
+    sandbox: &SandboxRecord,
+    record: &ContainerRecord,
+) -> Result<Namespaces, Error> {
+    use sys::ns::Kind;
+    let pin = |kind| sandbox::pin_path(&ctx.config, sandbox.id.as_str(), kind);
+    let of_pod = &sandbox.config.namespaces;
+    let own_network = of_pod.network != NamespaceMode::Node;
+    let at = |kind, own: bool| if own { Namespace::Path(pin(kind)) } else { Namespace::Host };
+    let pid = match &record.config.security.namespaces.pid {
+        NamespaceMode::Container => Namespace::New,
+        NamespaceMode::Node => Namespace::Host,
+        NamespaceMode::Pod if sandbox.init.is_some() => Namespace::Path(pin(Kind::Pid)),
+        NamespaceMode::Pod => {
+            let problem = "the container asks for the pod's pid namespace, but its sandbox was made without one";
+            return Err(Error::invalid("linux.security_context.namespace_options.pid", problem));
+        }
+        NamespaceMode::Target(target) => Namespace::Path(target_pid(ctx, target)?),
+    };
+    Ok(Namespaces {
+        net: at(Kind::Net, own_network),
+        uts: at(Kind::Uts, own_network),
+        ipc: at(Kind::Ipc, of_pod.ipc != NamespaceMode::Node),
+        pid,
+    })
+}
+
+/// The pid namespace of a running container, through its monitor.
+fn target_pid(ctx: &Context, target: &crate::model::ContainerId) -> Result<PathBuf, Error> {
+    let run_dir = ctx.config.container_run_dir(target.as_str());
+    let status = monitor::Client::connect(&run_dir).and_then(|mut client| client.status());
+    match status {
+        Ok(status) if status.exited.is_none() => {
+            Ok(PathBuf::from(format!("/proc/{}/ns/pid", status.container_pid)))
+        }
+        _ => Err(Error::Precondition(format!("target container {target} is not running"))),
+    }
+}

@@ -1,0 +1,171 @@
+//! After the thaw: everything else goes into the archive, and the archive gets its name.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use bundler::{ArchiveWriter, names};
+use rustix::fs::OFlags;
+
+use super::capture::{Taken, archive_error};
+use super::{Job, Subject, metadata};
+use crate::context::Context;
+use crate::engine::Usable;
+use crate::error::Error;
+
+/// Bytes of a container's log that go into an archive, from its end.
+const LOG_BYTES: u64 = 16 << 20;
+
+/// Completes and publishes the archive; returns its size in bytes.
+///
+/// # Errors
+///
+/// [`Error::Exhausted`], the cancel reason's error, or [`Error::Failed`]; no file is left.
+pub(super) fn publish(
+    ctx: &Context,
+    job: &Job,
+    subject: &Subject,
+    engine: &Usable,
+    taken: Taken,
+) -> Result<u64, Error> {
+    let (mut writer, _) = taken.pages.finish().map_err(archive_error)?;
+    append_images(&mut writer, &taken.images)?;
+    let descriptors = json(&taken.descriptors)?;
+    append(&mut writer, names::DESCRIPTORS, &descriptors)?;
+    append(&mut writer, names::CONFIG_DUMP, &json(&metadata::config_dump(job, taken.at))?)?;
+    append(&mut writer, names::SPEC_DUMP, &json(&subject.spec)?)?;
+    for (file, name) in [("stats-dump", names::STATS_DUMP), ("dump.log", names::DUMP_LOG)] {
+        if let Ok(fd) = sys::fs::open_beneath(&taken.work, Path::new(file), OFlags::RDONLY) {
+            writer.append_reader(name, File::from(fd)).map_err(archive_error)?;
+        }
+    }
+    for side in taken.sides {
+        let reader = side
+            .content
+            .into_reader()
+            .map_err(|error| Error::failed(format!("read back {}", side.member), error))?;
+        writer.append_reader(&side.member, reader).map_err(archive_error)?;
+    }
+    if !taken.deleted.is_empty() {
+        append(&mut writer, names::DELETED_FILES, &json(&taken.deleted)?)?;
+    }
+    append_log(&mut writer, job)?;
+    let facts = metadata::Facts {
+        at: taken.at,
+        frozen: taken.frozen,
+        descriptors: &taken.descriptors,
+        mounts: &taken.mounts,
+    };
+    let manifest = metadata::manifest(ctx, job, engine, &facts);
+    let complete = writer.finish(manifest).map_err(archive_error)?;
+    if let Some(reason) = job.cancel.reason() {
+        return Err(reason.error(job.container.id.as_str()));
+    }
+    let bytes = complete.size_bytes();
+    complete.publish().map_err(archive_error)?;
+    Ok(bytes)
+}
+
+fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
+    serde_json::to_vec(value).map_err(|error| Error::failed("encode the archive's metadata", error))
+}
+
+fn append(writer: &mut ArchiveWriter, name: &str, bytes: &[u8]) -> Result<(), Error> {
+    writer.append_bytes(name, bytes).map(drop).map_err(archive_error)
+}
+
+/// CRIU's images, page images that found no pipe among them.
+fn append_images(writer: &mut ArchiveWriter, images: &OwnedFd) -> Result<(), Error> {
+    let failed = |error: std::io::Error| Error::failed("read CRIU's images", error);
+    let mut found = Vec::new();
+    let directory = rustix::fs::Dir::read_from(images.as_fd()).map_err(|e| failed(e.into()))?;
+    for entry in directory {
+        let entry = entry.map_err(|error| failed(error.into()))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type() == rustix::fs::FileType::RegularFile && name.ends_with(".img") {
+            found.push(name);
+        }
+    }
+    found.sort();
+    for name in found {
+        let fd = sys::fs::open_beneath(images, Path::new(&name), OFlags::RDONLY).map_err(failed)?;
+        writer.append_reader(&names::image(&name), File::from(fd)).map_err(archive_error)?;
+    }
+    Ok(())
+}
+
+/// The end of the container's log, from a line's beginning on.
+fn append_log(writer: &mut ArchiveWriter, job: &Job) -> Result<(), Error> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let Some(path) = &job.container.log_path else { return Ok(()) };
+    let failed = |error: std::io::Error| Error::io("read the container's log", path, error);
+    let mut file = match sys::fs::open_no_symlinks(path, OFlags::RDONLY | OFlags::CLOEXEC) {
+        Ok(fd) => File::from(fd),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    let length = file.metadata().map_err(failed)?.len();
+    let start = length.saturating_sub(LOG_BYTES);
+    file.seek(SeekFrom::Start(start)).map_err(failed)?;
+    let mut bytes = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+    let begin = match start {
+        0 => 0,
+        _ => bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1),
+    };
+    append(writer, "container.log", bytes.get(begin..).unwrap_or_default())
+}
+
+/// Notes where an archive is being written, so that a restart can clean up after a kill.
+#[derive(Debug)]
+pub(super) struct Intent(PathBuf);
+
+impl Intent {
+    /// Writes the note.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`].
+    pub(super) fn write(ctx: &Context, job: &Job) -> Result<Self, Error> {
+        let directory = directory(ctx);
+        let path = directory.join(job.container.id.as_str());
+        let text = job.request.location.to_string_lossy().into_owned();
+        sys::fs::make_dir_all(&directory, 0o700)
+            .and_then(|()| sys::fs::replace_path(&path, 0o600, text.as_bytes()))
+            .map_err(|error| Error::io("write", &path, error))?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Intent {
+    fn drop(&mut self) {
+        // A note that stays names a file that is looked for and not found.
+        drop(std::fs::remove_file(&self.0));
+    }
+}
+
+fn directory(ctx: &Context) -> PathBuf {
+    ctx.config.root.join("checkpointing")
+}
+
+/// Removes unfinished archives of an earlier daemon.
+///
+/// # Errors
+///
+/// What removing a file returns.
+pub(super) fn remove_leftovers(ctx: &Context) -> Result<(), Error> {
+    let directory = directory(ctx);
+    let Ok(entries) = std::fs::read_dir(&directory) else { return Ok(()) };
+    for entry in entries.flatten() {
+        let note = entry.path();
+        let location = std::fs::read_to_string(&note)
+            .map_err(|error| Error::io("read", &note, error))?;
+        let removed =
+            bundler::remove_unfinished(Path::new(&location)).map_err(archive_error)?;
+        if removed > 0 {
+            tracing::info!(location, "removed an unfinished archive");
+        }
+        std::fs::remove_file(&note).map_err(|error| Error::io("remove", &note, error))?;
+    }
+    Ok(())
+}

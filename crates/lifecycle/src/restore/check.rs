@@ -1,0 +1,120 @@
+//! Before CRIU may run: images against the request, paths against links, overlay changes applied.
+
+use std::path::{Path, PathBuf};
+
+use criu_images::policy::{self as images_policy, FilePath, PathUse};
+use criu_images::{Violation, ViolationKind};
+use rustix::fs::OFlags;
+
+use super::{policy, staging};
+use crate::context::Context;
+use crate::error::{Error, chain};
+use crate::record::{ContainerRecord, SandboxRecord};
+
+/// Violations told at most.
+const MOST: usize = 8;
+
+/// Repairs and checks the staged images and applies the archive's overlay changes.
+///
+/// # Errors
+///
+/// [`Error::Denied`] naming task and field, mount, or path for images that ask for more than the
+/// request; [`Error::Invalid`] for broken images and for overlay changes that leave the root.
+pub(crate) fn check(
+    ctx: &Context,
+    sandbox: &SandboxRecord,
+    record: &ContainerRecord,
+    spec: &serde_json::Value,
+    rootfs: &images::Rootfs,
+) -> Result<(), Error> {
+    let directory = ctx.config.container_dir(record.id.as_str());
+    let request = policy::request(spec)?;
+    let staged = staging::Staged::open(&directory)?;
+    let summary = images_policy::check(&staged, &request).map_err(|found| explain(&found))?;
+    repair(&directory, &staged)?;
+    if let Some(diff) = staging::open(&directory, bundler::names::ROOTFS_DIFF)? {
+        let root = sys::fs::open_dir(&rootfs.merged)
+            .map_err(|error| Error::io("open", &rootfs.merged, error))?;
+        bundler::apply_overlay_diff(diff, &root, &bundler::Limits::rootfs()).map_err(|error| {
+            Error::invalid(bundler::names::ROOTFS_DIFF, chain(&error))
+        })?;
+    }
+    let shm = crate::sandbox::shm_path(&ctx.config, sandbox);
+    free_of_links(&summary.paths, &bases(spec, &rootfs.merged, &shm))
+}
+
+/// Privilege violations decide the answer: they are told even when others stand beside them.
+fn explain(found: &[Violation]) -> Error {
+    let list: Vec<String> = found.iter().take(MOST).map(ToString::to_string).collect();
+    let text = list.join("; ");
+    if found.iter().any(|violation| violation.kind == ViolationKind::Privilege) {
+        Error::Denied(format!("the checkpoint asks for more than the request grants: {text}"))
+    } else {
+        Error::invalid("checkpoint images", text)
+    }
+}
+
+/// Edits what CRIU restores wrongly (a periodic timer whose expiry was not read yet).
+fn repair(directory: &Path, staged: &staging::Staged) -> Result<(), Error> {
+    use criu_images::ImageSource as _;
+    use std::io::Read as _;
+    let failed = |error: std::io::Error| Error::failed("repair files.img", error);
+    let Some(mut image) = staged.open("files.img").map_err(failed)? else { return Ok(()) };
+    let mut bytes = Vec::new();
+    image.read_to_end(&mut bytes).map_err(failed)?;
+    let repaired = criu_images::repair::timers(&bytes)
+        .map_err(|error| Error::invalid("files.img", chain(&error)))?;
+    if let Some(repaired) = repaired {
+        let path = staging::images(directory).join("files.img");
+        sys::fs::replace_path(&path, 0o600, &repaired).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Mount points whose content this host has, and where.
+fn bases(spec: &serde_json::Value, merged: &Path, shm: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let mut bases = vec![(PathBuf::from("/"), merged.to_path_buf())];
+    let mounts = spec.get("mounts").and_then(serde_json::Value::as_array);
+    for mount in mounts.into_iter().flatten() {
+        let text = |key: &str| mount.get(key).and_then(serde_json::Value::as_str);
+        let (Some(destination), Some(source)) = (text("destination"), text("source")) else {
+            continue;
+        };
+        if Path::new(source).is_absolute() {
+            bases.push((destination.into(), source.into()));
+        }
+    }
+    bases.push((PathBuf::from("/dev/shm"), shm.to_path_buf()));
+    bases
+}
+
+/// CRIU follows links in the paths it opens, so none may have any.
+fn free_of_links(paths: &[FilePath], bases: &[(PathBuf, PathBuf)]) -> Result<(), Error> {
+    for path in paths {
+        let Some((mount_point, host)) =
+            bases.iter().rev().find(|(mount_point, _)| *mount_point == path.mountpoint)
+        else {
+            continue;
+        };
+        let Ok(inner) = path.path.strip_prefix(mount_point) else { continue };
+        let checked = match path.purpose {
+            PathUse::Deleted | PathUse::OpenLink | PathUse::SocketParent => inner.parent(),
+            PathUse::MountPoint | PathUse::Open | PathUse::Watch => Some(inner),
+        };
+        let Some(checked) = checked.filter(|path| !path.as_os_str().is_empty()) else { continue };
+        let Ok(root) = sys::fs::open_no_symlinks(host, OFlags::PATH | OFlags::CLOEXEC) else {
+            continue;
+        };
+        match sys::fs::open_beneath(&root, checked, OFlags::PATH | OFlags::CLOEXEC) {
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                return Err(Error::Denied(format!(
+                    "path {} of the checkpoint leads through a symbolic link",
+                    path.path.display()
+                )));
+            }
+            // What is missing is CRIU's to report; it creates nothing.
+            _ => {}
+        }
+    }
+    Ok(())
+}

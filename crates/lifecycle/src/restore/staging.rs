@@ -1,0 +1,168 @@
+//! A private copy of what CRIU reads: `<container>/checkpoint/`, 0700.
+//!
+//! Small images are extracted. The page image whose data begins at byte 4096 is not: the archive
+//! itself gets a hard link under its name, and the page map a first entry that skips the tar header
+//! (`criu_images::repair`). Where a link is not possible, it is extracted too.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use bundler::Archive;
+use criu_images::ImageSource;
+use rustix::fs::OFlags;
+
+use super::{archive_error, source::Source};
+use crate::error::Error;
+
+/// CRIU's images of a restore, below the container's directory.
+pub(crate) fn images(directory: &Path) -> PathBuf {
+    directory.join("checkpoint")
+}
+
+/// CRIU's log and sockets of a restore.
+pub(crate) fn work(directory: &Path) -> PathBuf {
+    directory.join("criu-work")
+}
+
+/// Verifies the archive to its end and stages it.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] naming the entry that is wrong; [`Error::Exhausted`]; [`Error::Failed`].
+pub(crate) fn stage(source: Source, directory: &Path) -> Result<bundler::Manifest, Error> {
+    let name = source.name.clone();
+    let wrong = |error| archive_error(&name, error);
+    let failed = |what: &Path, error| Error::io("prepare", what, error);
+    let mut archive = Archive::open(source.file).map_err(wrong)?;
+    let manifest = archive.verify().map_err(wrong)?.manifest().clone();
+    let (images, work) = (images(directory), work(directory));
+    for path in [&images, &work] {
+        sys::fs::make_dir_all(path, 0o700).map_err(|error| failed(path, error))?;
+    }
+    let target = sys::fs::open_dir(&images).map_err(|error| failed(&images, error))?;
+    for entry in &manifest.entries {
+        let Some(file) = entry.name.strip_prefix(bundler::names::CHECKPOINT_DIRECTORY) else {
+            continue;
+        };
+        if !file.is_empty() {
+            archive.extract(&entry.name, &target, file).map_err(wrong)?;
+        }
+    }
+    let outer = sys::fs::open_dir(directory).map_err(|error| failed(directory, error))?;
+    let tars = manifest.tmpfs.iter().map(|tmpfs| tmpfs.entry.as_str());
+    let others = [bundler::names::ROOTFS_DIFF, bundler::names::DEVSHM, "container.log"];
+    for name in tars.chain(others) {
+        if manifest.entries.iter().any(|entry| entry.name == name) {
+            archive.extract(name, &outer, name).map_err(wrong)?;
+        }
+    }
+    let path = directory.join(bundler::names::MANIFEST);
+    let bytes = serde_json::to_vec(&manifest)
+        .map_err(|error| Error::failed("encode the manifest", error))?;
+    sys::fs::replace_path(&path, 0o600, &bytes).map_err(|error| failed(&path, error))?;
+    Ok(manifest)
+}
+
+/// The manifest that [`stage`] kept.
+///
+/// # Errors
+///
+/// [`Error::Failed`] when it cannot be read.
+pub(crate) fn manifest(directory: &Path) -> Result<bundler::Manifest, Error> {
+    let path = directory.join(bundler::names::MANIFEST);
+    let bytes = std::fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
+    bundler::Manifest::parse(&bytes)
+        .map_err(|problem| Error::failed(format!("parse {}", path.display()), problem))
+}
+
+/// A staged file that the archive may not have.
+///
+/// # Errors
+///
+/// [`Error::Failed`] when it is there and cannot be opened.
+pub(crate) fn open(directory: &Path, name: &str) -> Result<Option<File>, Error> {
+    let path = directory.join(name);
+    match File::open(&path) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("open", &path, error)),
+    }
+}
+
+/// Forgets the staged files once the container runs.
+pub(crate) fn drop_staged(directory: &Path) -> io::Result<()> {
+    sys::fs::remove_tree(&images(directory))?;
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(".tar") || name == "container.log" {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The staged images as `criu-images` reads them.
+#[derive(Debug)]
+pub(crate) struct Staged(OwnedFd);
+
+impl Staged {
+    /// Opens the directory.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Failed`].
+    pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
+        let path = images(directory);
+        let fd = sys::fs::open_dir(&path).map_err(|error| Error::io("open", &path, error))?;
+        Ok(Self(fd))
+    }
+
+    fn file(&self, name: &str) -> io::Result<Option<File>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        match sys::fs::open_beneath(&self.0, Path::new(name), flags) {
+            Ok(fd) => Ok(Some(File::from(fd))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl ImageSource for Staged {
+    fn list(&self) -> io::Result<Vec<(String, u64)>> {
+        let mut found = Vec::new();
+        for entry in rustix::fs::Dir::read_from(self.0.as_fd())? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if name == "." || name == ".." || name == "descriptors.json" {
+                continue;
+            }
+            if let Some(file) = self.file(&name)? {
+                found.push((name, file.metadata()?.len()));
+            }
+        }
+        Ok(found)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Option<Box<dyn io::Read + '_>>> {
+        Ok(self.file(name)?.map(|file| Box::new(io::BufReader::new(file)) as Box<dyn io::Read>))
+    }
+
+    fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        use std::os::unix::fs::FileExt as _;
+        let file = self.file(name)?.ok_or(io::ErrorKind::NotFound)?;
+        let mut bytes = vec![0; length];
+        let mut filled = 0;
+        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            let at = offset.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));
+            match file.read_at(rest, at)? {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        bytes.truncate(filled);
+        Ok(bytes)
+    }
+}

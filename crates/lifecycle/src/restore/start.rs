@@ -1,0 +1,198 @@
+//! StartContainer of a container made from a checkpoint.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use criu_rpc::relay::RelayConfig;
+use rustix::fs::OFlags;
+
+use super::{staging, tmpfs};
+use crate::container::{self, Run};
+use crate::context::{Context, with};
+use crate::error::{Error, chain};
+use crate::record::{ContainerRecord, ContainerState, SandboxRecord};
+use crate::sandbox;
+
+/// Largest log text of the archive that goes into the new log, in bytes.
+const LOG_BYTES: u64 = 16 << 20;
+
+/// Restores the container.
+///
+/// # Errors
+///
+/// [`Error::Failed`] with CRIU's own first errors; what was restored has been killed, mounts are
+/// gone and CRIU's log is kept.
+pub(crate) async fn start(
+    ctx: &Arc<Context>,
+    sandbox: &SandboxRecord,
+    record: ContainerRecord,
+) -> Result<ContainerRecord, Error> {
+    let sandbox = sandbox.clone();
+    with(ctx, move |ctx| {
+        let id = record.id.clone();
+        let result = restore(ctx, &sandbox, record);
+        let run_dir = ctx.config.container_run_dir(id.as_str());
+        if result.is_err() {
+            let runtime = ctx.runtimes.get(&sandbox.handler)?;
+            let deadline = sys::process::Deadline::after(crate::context::CLEAN_UP);
+            if let Err(error) = runtime.delete(id.as_str(), true, deadline) {
+                tracing::warn!(container = %id, error = &error as &dyn std::error::Error,
+                    "a failed restore left something behind");
+            }
+        }
+        super::drop_mounts(&run_dir)?;
+        result
+    })
+    .await
+}
+
+fn restore(
+    ctx: &Context,
+    sandbox: &SandboxRecord,
+    mut record: ContainerRecord,
+) -> Result<ContainerRecord, Error> {
+    let id = record.id.as_str();
+    let directory = ctx.config.container_dir(id);
+    let run_dir = ctx.config.container_run_dir(id);
+    let engine = ctx.engine.usable(&ctx.config)?;
+    let path = directory.join("config.json");
+    let bytes = std::fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
+    let spec: serde_json::Value = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::failed(format!("parse {}", path.display()), error))?;
+    let manifest = staging::manifest(&directory)?;
+    sys::fs::make_dir_all(&run_dir, 0o700)
+        .map_err(|error| Error::io("make directory", &run_dir, error))?;
+    let mounts = rebuild_tmpfs(&directory, &run_dir, &spec, &manifest)?;
+    fill_shm(ctx, sandbox, &directory)?;
+    carry_log(&record, &directory)?;
+    let config = RelayConfig {
+        tcp_close: true,
+        file_locks: true,
+        manage_cgroups_ignore: true,
+        ext_mounts: mounts,
+        log_level: Some(4),
+        ..RelayConfig::new(&engine.binary)
+    };
+    let relay_config = run_dir.join("relay.json");
+    config
+        .write(&relay_config)
+        .map_err(|error| Error::failed("write the relay's configuration", error))?;
+    let (images, work) = (staging::images(&directory), staging::work(&directory));
+    let env = vec![
+        ("PATH".to_owned(), relay_path(ctx)?),
+        ("THAWD_RELAY_CONFIG".to_owned(), relay_config.to_string_lossy().into_owned()),
+    ];
+    let run = Run::Restore { images, work: work.clone(), env };
+    let spawned = container::spawn_monitor(ctx, sandbox, &record, run)
+        .map_err(|error| explain(ctx, &record, &work, error))?;
+    record.monitor = Some(spawned.monitor);
+    record.state = ContainerState::Running { init: spawned.init };
+    record.started_at = Some(SystemTime::now());
+    if let Err(error) = staging::drop_staged(&directory) {
+        tracing::warn!(container = %record.id, %error, "staged images of a restore stay");
+    }
+    Ok(record)
+}
+
+/// Mounts every tmpfs of the archive that the request's spec has too, and names it for CRIU.
+fn rebuild_tmpfs(
+    directory: &Path,
+    run_dir: &Path,
+    spec: &serde_json::Value,
+    manifest: &bundler::Manifest,
+) -> Result<Vec<(String, String)>, Error> {
+    let mut mounts = Vec::new();
+    for (index, content) in manifest.tmpfs.iter().enumerate() {
+        let destination = Path::new(&content.destination);
+        let Some(purpose) = tmpfs::purpose(spec, destination) else {
+            let shown = &content.destination;
+            let problem = format!("the checkpoint has a tmpfs at {shown}, the request has none there");
+            return Err(Error::Denied(problem));
+        };
+        let file = staging::open(directory, &content.entry)?;
+        let path = tmpfs::build(run_dir, index, destination, spec, purpose, file)?;
+        mounts.push((content.destination.clone(), path.to_string_lossy().into_owned()));
+    }
+    Ok(mounts)
+}
+
+/// Puts the archive's /dev/shm into the new pod's.
+fn fill_shm(ctx: &Context, sandbox: &SandboxRecord, directory: &Path) -> Result<(), Error> {
+    let Some(content) = staging::open(directory, bundler::names::DEVSHM)? else { return Ok(()) };
+    let path = sandbox::shm_path(&ctx.config, sandbox);
+    if path == Path::new("/dev/shm") {
+        return Err(Error::Denied(
+            "the checkpoint has content for the pod's /dev/shm, but the request shares the host's".into(),
+        ));
+    }
+    let root = sys::fs::open_dir(&path).map_err(|error| Error::io("open", &path, error))?;
+    bundler::restore_tree(content, &root, &bundler::Limits::tmpfs())
+        .map(drop)
+        .map_err(|error| Error::invalid(bundler::names::DEVSHM, chain(&error)))
+}
+
+/// Begins the new log with the archive's; the container's own output is appended.
+fn carry_log(record: &ContainerRecord, directory: &Path) -> Result<(), Error> {
+    use std::io::{Read as _, Write as _};
+    let (Some(path), Some(old)) =
+        (&record.log_path, staging::open(directory, "container.log")?)
+    else {
+        return Ok(());
+    };
+    let failed = |error: std::io::Error| Error::io("carry the log over to", path, error);
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    sys::fs::make_dir_all(parent, 0o755).map_err(failed)?;
+    let parent = sys::fs::open_dir(parent).map_err(failed)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+    let fd = sys::fs::open_beneath(&parent, Path::new(name), flags).map_err(failed)?;
+    let mut new = File::from(fd);
+    let permissions = rustix::fs::Mode::from_raw_mode(0o640);
+    rustix::fs::fchmod(new.as_fd(), permissions).map_err(|error| failed(error.into()))?;
+    let mut text = Vec::new();
+    old.take(LOG_BYTES).read_to_end(&mut text).map_err(failed)?;
+    new.write_all(&text).map_err(failed)
+}
+
+/// A PATH on which `criu` is the relay.
+fn relay_path(ctx: &Context) -> Result<String, Error> {
+    let directory = ctx.config.run.join("relay");
+    let failed = |error: std::io::Error| Error::io("prepare the relay in", &directory, error);
+    sys::fs::make_dir_all(&directory, 0o700).map_err(failed)?;
+    let relay = crate::runtimes::find_program(&ctx.config.relay).ok_or_else(|| {
+        let shown = ctx.config.relay.display();
+        Error::Precondition(format!("the relay {shown} was not found: install it beside thawd"))
+    })?;
+    let link = directory.join("criu");
+    if std::fs::read_link(&link).ok().as_deref() != Some(relay.as_path()) {
+        drop(std::fs::remove_file(&link));
+        match std::os::unix::fs::symlink(&relay, &link) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(failed(error));
+            }
+            _ => {}
+        }
+    }
+    let inherited = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    Ok(format!("{}:{inherited}", directory.display()))
+}
+
+/// CRIU's own words for a restore that failed, and where its log is kept.
+fn explain(ctx: &Context, record: &ContainerRecord, work: &Path, error: Error) -> Error {
+    let report = sys::fs::open_dir(work)
+        .and_then(|directory| criu_rpc::LogReport::read(directory.as_fd(), "restore.log"))
+        .unwrap_or_default();
+    let kept: PathBuf = ctx.config.criu_logs().join(format!("{}-restore.log", record.id));
+    let log = std::fs::read(work.join("restore.log")).unwrap_or_default();
+    let at = match sys::fs::replace_path(&kept, 0o600, &log) {
+        Ok(()) if !log.is_empty() => format!(" (CRIU's log: {})", kept.display()),
+        _ => String::new(),
+    };
+    if report.first_errors.is_empty() {
+        return error;
+    }
+    let words = report.first_errors.join("; ");
+    Error::failed(format!("restore container {}: CRIU says: {words}{at}", record.id), chain(&error))
+}

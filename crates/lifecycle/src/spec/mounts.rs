@@ -1,0 +1,198 @@
+//! The `mounts` part of a spec.
+//!
+//! ```text
+//!  /proc /dev /dev/pts /dev/mqueue /sys /sys/fs/cgroup     made by the OCI runtime, in this order
+//!  /dev/shm /etc/hostname /etc/hosts /etc/resolv.conf      the pod's, bound
+//!  the request's                                           bound; parents before children
+//! ```
+//!
+//! A request that mounts at one of the first places takes that place.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::Mount as OciMount;
+
+use super::SpecInput;
+use crate::error::Error;
+use crate::model::{Mount, Propagation};
+
+/// All mounts, and the propagation that the root mount needs for them.
+pub(super) struct Mounts {
+    pub(super) list: Vec<OciMount>,
+    pub(super) root_propagation: &'static str,
+}
+
+pub(super) fn build(input: &SpecInput<'_>) -> Result<Mounts, Error> {
+    let requested = requested(input.mounts)?;
+    let taken = |destination: &Path| {
+        requested.iter().any(|(place, _)| place == destination)
+            || (destination.starts_with("/dev") && requested.iter().any(|(p, _)| p == "/dev"))
+    };
+    let mut list: Vec<OciMount> = own(input)
+        .into_iter()
+        .filter(|mount| !taken(mount.destination()))
+        .collect();
+    let mut binds: Vec<OciMount> = pod_files(input)
+        .into_iter()
+        .filter(|mount| !taken(mount.destination()))
+        .collect();
+    let mut root_propagation = "rprivate";
+    for (destination, mount) in requested {
+        root_propagation = match (mount.propagation, root_propagation) {
+            (Propagation::Bidirectional, _) => "rshared",
+            (Propagation::HostToContainer, "rprivate") => "rslave",
+            (_, so_far) => so_far,
+        };
+        binds.push(bind(&destination, &mount.host_path, &options(mount)?));
+    }
+    // Stable: of two at one depth, the request's comes after the pod's.
+    binds.sort_by_key(|mount| mount.destination().components().count());
+    list.extend(binds);
+    Ok(Mounts {
+        list,
+        root_propagation,
+    })
+}
+
+/// Cleaned destinations, each once: the last of a place wins.
+fn requested(mounts: &[Mount]) -> Result<Vec<(PathBuf, &Mount)>, Error> {
+    let mut found: Vec<(PathBuf, &Mount)> = Vec::new();
+    for mount in mounts {
+        let destination = clean("mounts.container_path", &mount.container_path)?;
+        found.retain(|(place, _)| *place != destination);
+        found.push((destination, mount));
+    }
+    Ok(found)
+}
+
+/// An absolute path of plain names, without `.`, `..` and doubled slashes, other than `/` itself.
+pub(super) fn clean(field: &str, path: &Path) -> Result<PathBuf, Error> {
+    let invalid = |problem: &str| Error::invalid(field, format!("{} {problem}", path.display()));
+    if !path.is_absolute() {
+        return Err(invalid("is not absolute"));
+    }
+    let mut cleaned = PathBuf::from("/");
+    for component in path.components() {
+        match component {
+            Component::RootDir | Component::CurDir => {}
+            Component::Normal(name) => {
+                if name.as_encoded_bytes().contains(&0) {
+                    return Err(invalid("holds a NUL byte"));
+                }
+                cleaned.push(name);
+            }
+            Component::ParentDir | Component::Prefix(_) => return Err(invalid("holds \"..\"")),
+        }
+    }
+    if cleaned == Path::new("/") {
+        return Err(invalid("is the root filesystem itself"));
+    }
+    Ok(cleaned)
+}
+
+fn options(mount: &Mount) -> Result<Vec<&'static str>, Error> {
+    let propagation = match mount.propagation {
+        Propagation::Private => "rprivate",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional => "rshared",
+    };
+    let invalid = |problem: &str| {
+        let problem = format!("{}: {problem}", mount.container_path.display());
+        Error::invalid("mounts.recursive_read_only", problem)
+    };
+    let access = match (mount.recursive_readonly, mount.readonly) {
+        (true, false) => return Err(invalid("needs readonly beside it")),
+        (true, true) if mount.propagation != Propagation::Private => {
+            return Err(invalid("needs private propagation"));
+        }
+        (true, true) => "rro",
+        (false, true) => "ro",
+        (false, false) => "rw",
+    };
+    Ok(vec!["rbind", propagation, access])
+}
+
+fn mount(destination: &str, kind: &str, source: &str, options: &[&str]) -> OciMount {
+    let mut mount = OciMount::default();
+    mount
+        .set_destination(PathBuf::from(destination))
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(PathBuf::from(source)))
+        .set_options(Some(
+            options.iter().map(|&option| option.to_owned()).collect(),
+        ));
+    mount
+}
+
+fn bind(destination: &Path, source: &Path, options: &[&str]) -> OciMount {
+    let mut mount = mount("", "bind", "", options);
+    mount
+        .set_destination(destination.to_path_buf())
+        .set_source(Some(source.to_path_buf()));
+    mount
+}
+
+/// What the OCI runtime mounts itself (runtime-spec config-linux, "Default Filesystems").
+fn own(input: &SpecInput<'_>) -> Vec<OciMount> {
+    let access = if input.config.security.privileged {
+        "rw"
+    } else {
+        "ro"
+    };
+    let quiet = ["nosuid", "noexec", "nodev"];
+    let with = |last: &[&'static str]| [&quiet[..], last].concat();
+    vec![
+        mount("/proc", "proc", "proc", &quiet),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            // 5 is the group `tty` of every distribution; terminals are theirs (devpts(5)).
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &quiet),
+        mount("/sys", "sysfs", "sysfs", &with(&[access])),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &with(&["relatime", access]),
+        ),
+    ]
+}
+
+fn pod_files(input: &SpecInput<'_>) -> Vec<OciMount> {
+    let access = if input.config.security.readonly_rootfs {
+        "ro"
+    } else {
+        "rw"
+    };
+    let shm = ["rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"];
+    let files = input.files;
+    let mut list = vec![bind(Path::new("/dev/shm"), &files.shm, &shm)];
+    for (destination, source) in [
+        ("/etc/hostname", &files.hostname),
+        ("/etc/hosts", &files.hosts),
+        ("/etc/resolv.conf", &files.resolv_conf),
+    ] {
+        list.push(bind(
+            Path::new(destination),
+            source,
+            &["rbind", "rprivate", access],
+        ));
+    }
+    list
+}

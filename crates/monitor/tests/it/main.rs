@@ -1,0 +1,15 @@
+//! The monitor's program with containers of the real runc. Needs root and runc; fails without.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "tests fail by panicking, and print what they measured"
+)]
+
+mod containers;
+mod exec;
+mod logs;
+mod pause;
+mod starts;
+mod support;

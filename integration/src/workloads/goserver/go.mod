@@ -1,0 +1,3 @@
+module thawd.example/goserver
+
+go 1.26
