@@ -2,12 +2,13 @@
 
 use prost_types::field_descriptor_proto::Type;
 
-#[expect(clippy::print_stdout, reason = "this is how a build script talks to cargo")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=../../proto/criu/rpc.proto");
     let mut set = protox::compile(["criu/rpc.proto"], ["../../proto"])?;
     strings_are_bytes(&mut set);
-    prost_build::Config::new().disable_comments(["."]).compile_fds(set)?;
+    prost_build::Config::new()
+        .disable_comments(["."])
+        .compile_fds(set)?;
     Ok(())
 }
 

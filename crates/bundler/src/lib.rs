@@ -5,6 +5,7 @@ mod error;
 mod format;
 mod manifest;
 pub mod names;
+mod reader;
 mod rootfs_diff;
 mod spool;
 mod tree;
@@ -15,6 +16,9 @@ pub use error::{Error, Finding, Problem};
 pub use manifest::{
     Container, Engine, Entry, FORMAT_MINOR, FORMAT_VERSION, Image, MAX_MANIFEST_BYTES, Manifest,
     MountNeed, Pod, Runtime, TmpfsContent,
+};
+pub use reader::{
+    Archive, EntryReader, Location, Pages, ReadLimits, Verified, findings,
 };
 pub use rootfs_diff::{LINK_REMAP_PREFIX, apply_overlay_diff, write_overlay_diff};
 pub use spool::Spool;

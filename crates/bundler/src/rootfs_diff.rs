@@ -34,7 +34,7 @@ pub const LINK_REMAP_PREFIX: &[u8] = b"link_remap.";
 pub fn write_overlay_diff(upper: impl AsFd, out: impl Write) -> Result<CaptureReport, Error> {
     let mut writer = TreeWriter::overlay(upper, out)?;
     writer.write_all()?;
-    writer.finish()
+    writer.finish().map(|(_, report)| report)
 }
 
 /// Applies a layer to the mounted root filesystem of a container that has not run yet.

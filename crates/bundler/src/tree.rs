@@ -49,7 +49,7 @@ pub(crate) enum Dialect {
 pub fn capture_tree(dir: impl AsFd, out: impl Write) -> Result<CaptureReport, Error> {
     let mut writer = TreeWriter::plain(dir, out)?;
     writer.write_all()?;
-    writer.finish()
+    writer.finish().map(|(_, report)| report)
 }
 
 /// Puts what [`capture_tree`] has written into `dir`.

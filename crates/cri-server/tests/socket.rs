@@ -180,76 +180,81 @@ fn container_id() -> String {
     "0123abcd".to_owned()
 }
 
+/// Expects `NOT_FOUND` that names what was asked for.
+fn assert_not_found<T>(outcome: Result<T, Status>, what: &str) {
+    let Err(status) = outcome else {
+        panic!("{what} was found")
+    };
+    assert_eq!(status.code(), Code::NotFound, "{status:?}");
+    assert!(status.message().contains(what), "{status:?}");
+}
+
 #[tokio::test]
-async fn what_does_not_exist_is_not_found_but_may_be_stopped_and_removed() {
+async fn containers_and_sandboxes_that_do_not_exist_are_not_found() {
     with_server(async |channel| {
-        let mut client = RuntimeServiceClient::new(channel.clone());
+        let mut client = RuntimeServiceClient::new(channel);
         let id = container_id;
-        let refused = [
-            client
-                .container_status(v1::ContainerStatusRequest {
-                    container_id: id(),
-                    verbose: true,
-                })
-                .await
-                .err(),
-            client
-                .pod_sandbox_status(v1::PodSandboxStatusRequest {
-                    pod_sandbox_id: id(),
-                    verbose: true,
-                })
-                .await
-                .err(),
-            client
-                .start_container(v1::StartContainerRequest { container_id: id() })
-                .await
-                .err(),
-            client
-                .exec_sync(v1::ExecSyncRequest {
-                    container_id: id(),
-                    cmd: vec!["true".into()],
-                    timeout: 0,
-                })
-                .await
-                .err(),
-            client
-                .reopen_container_log(v1::ReopenContainerLogRequest { container_id: id() })
-                .await
-                .err(),
-            client
-                .checkpoint_container(v1::CheckpointContainerRequest {
-                    container_id: id(),
-                    location: "/nonexistent/a.tar".into(),
-                    timeout: 1,
-                })
-                .await
-                .err(),
-        ];
-        for status in refused {
-            let status = status.unwrap();
-            assert_eq!(status.code(), Code::NotFound, "{status:?}");
-            assert!(status.message().contains("0123abcd"), "{status:?}");
-        }
-        let pod_sandbox_id = id();
+        let request = v1::ContainerStatusRequest {
+            container_id: id(),
+            verbose: true,
+        };
+        assert_not_found(client.container_status(request).await, &id());
+        let request = v1::PodSandboxStatusRequest {
+            pod_sandbox_id: id(),
+            verbose: true,
+        };
+        assert_not_found(client.pod_sandbox_status(request).await, &id());
+        let request = v1::StartContainerRequest { container_id: id() };
+        assert_not_found(client.start_container(request).await, &id());
+        let cmd = vec!["true".to_owned()];
+        let request = v1::ExecSyncRequest {
+            container_id: id(),
+            cmd,
+            timeout: 0,
+        };
+        assert_not_found(client.exec_sync(request).await, &id());
+        let request = v1::ReopenContainerLogRequest { container_id: id() };
+        assert_not_found(client.reopen_container_log(request).await, &id());
+        let request = v1::CheckpointContainerRequest {
+            container_id: id(),
+            location: "/nonexistent/a.tar".into(),
+            timeout: 1,
+        };
+        assert_not_found(client.checkpoint_container(request).await, &id());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_does_not_exist_may_be_stopped_and_removed() {
+    with_server(async |channel| {
+        let mut client = RuntimeServiceClient::new(channel);
+        let pod_sandbox_id = container_id();
         client
             .stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id })
             .await
             .unwrap();
-        let pod_sandbox_id = id();
+        let pod_sandbox_id = container_id();
         client
             .remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id })
             .await
             .unwrap();
-        let stop = v1::StopContainerRequest {
-            container_id: id(),
+        let request = v1::StopContainerRequest {
+            container_id: container_id(),
             timeout: 1,
         };
-        client.stop_container(stop).await.unwrap();
-        client
-            .remove_container(v1::RemoveContainerRequest { container_id: id() })
-            .await
-            .unwrap();
+        client.stop_container(request).await.unwrap();
+        let request = v1::RemoveContainerRequest {
+            container_id: container_id(),
+        };
+        client.remove_container(request).await.unwrap();
+    })
+    .await;
+}
 
+#[tokio::test]
+async fn an_image_that_does_not_exist_is_told_so_in_each_rpc_s_way() {
+    with_server(async |channel| {
         let mut client = ImageServiceClient::new(channel);
         let image = || {
             Some(v1::ImageSpec {
@@ -257,13 +262,13 @@ async fn what_does_not_exist_is_not_found_but_may_be_stopped_and_removed() {
                 ..Default::default()
             })
         };
-        let status = v1::ImageStatusRequest {
+        let request = v1::ImageStatusRequest {
             image: image(),
             verbose: true,
         };
         assert_eq!(
             client
-                .image_status(status)
+                .image_status(request)
                 .await
                 .unwrap()
                 .into_inner()
@@ -274,13 +279,11 @@ async fn what_does_not_exist_is_not_found_but_may_be_stopped_and_removed() {
             .remove_image(v1::RemoveImageRequest { image: image() })
             .await
             .unwrap();
-        let pull = v1::PullImageRequest {
+        let request = v1::PullImageRequest {
             image: image(),
             ..Default::default()
         };
-        let status = client.pull_image(pull).await.unwrap_err();
-        assert_eq!(status.code(), Code::NotFound, "{status:?}");
-        assert!(status.message().contains("nothing:1"), "{status:?}");
+        assert_not_found(client.pull_image(request).await, "nothing:1");
     })
     .await;
 }

@@ -1,5 +1,6 @@
 //! criu-images
 
+pub mod describe;
 mod image;
 mod limits;
 mod load;

@@ -13,7 +13,9 @@ use sys::process::{Command, Deadline, Stdio};
 
 #[expect(clippy::print_stdout, reason = "an example shows what it does")]
 fn main() -> Result<(), Box<dyn Error>> {
-    let binary = std::env::args_os().nth(1).unwrap_or_else(|| "/opt/thawd/criu/bin/criu".into());
+    let binary = std::env::args_os()
+        .nth(1)
+        .unwrap_or_else(|| "/opt/thawd/criu/bin/criu".into());
     let criu = Criu::new(binary);
     let deadline = Deadline::after(Duration::from_secs(60));
     println!("criu {}", criu.version(deadline)?);
@@ -46,7 +48,10 @@ fn main() -> Result<(), Box<dyn Error>> {
         Ok(NotifyReply::Continue)
     })?;
     counter.wait(None)?;
-    println!("dumped and killed in {:?}, frozen {:?}", report.elapsed, report.frozen);
+    println!(
+        "dumped and killed in {:?}, frozen {:?}",
+        report.elapsed, report.frozen
+    );
 
     let restore = RestoreOptions {
         inherit_fds: vec![pipe(&input)?, pipe(&output)?],
@@ -62,9 +67,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     std::fs::remove_dir_all(&dir)?;
     // With its input's end the counter ends, and as a sibling it is ours to reap.
-    drop(count);
     drop(ask);
-    let pid = i32::try_from(restored.pid).ok().and_then(rustix::process::Pid::from_raw);
+    let pid = i32::try_from(restored.pid)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw);
     rustix::process::waitpid(pid, rustix::process::WaitOptions::empty())?;
     Ok(())
 }
@@ -73,5 +79,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn pipe(end: &OwnedFd) -> Result<InheritFd<'_>, Box<dyn Error>> {
     let link = std::fs::read_link(format!("/proc/self/fd/{}", end.as_raw_fd()))?;
     let fd: BorrowedFd<'_> = end.as_fd();
-    Ok(InheritFd { key: link.to_string_lossy().into_owned(), fd })
+    Ok(InheritFd {
+        key: link.to_string_lossy().into_owned(),
+        fd,
+    })
 }

@@ -27,7 +27,10 @@ impl CancelToken {
     /// What eventfd(2) returns.
     pub fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self(Arc::new(Inner { cancelled: AtomicBool::new(false), event })))
+        Ok(Self(Arc::new(Inner {
+            cancelled: AtomicBool::new(false),
+            event,
+        })))
     }
 
     /// Asks to stop. May be called any number of times, from any thread.

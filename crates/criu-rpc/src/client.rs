@@ -10,7 +10,9 @@ use sys::process::Deadline;
 use crate::options::RestoreStdio;
 use crate::proto::{CriuFeatures, CriuOpts, CriuReq, CriuReqType, CriuResp};
 use crate::session::{Control, OnNotify, Session, inherited_numbers};
-use crate::{CancelToken, DumpOptions, Error, Notify, NotifyReply, Operation, RestoreOptions, Version};
+use crate::{
+    CancelToken, DumpOptions, Error, Notify, NotifyReply, Operation, RestoreOptions, Stop, Version,
+};
 
 /// How long CRIU may take to undo a dump or restore that it was asked to stop, unless the caller
 /// says otherwise. Breaking off took 64 ms at most in a hundred tries; thawing a large tree takes
@@ -38,28 +40,35 @@ pub struct Features {
 }
 
 /// A dump that succeeded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct DumpReport {
     /// From the start of CRIU to its end, callbacks included.
     pub elapsed: Duration,
     /// From the first notification with frozen tasks to the last: what CRIU took to freeze and to
     /// thaw them is not in it.
     pub frozen: Duration,
+    /// What asked CRIU to stop after the last stage at which it listens.
+    pub late_stop: Option<Stop>,
 }
 
 /// A restore that succeeded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Restored {
     /// The root task.
     pub pid: u32,
     /// From the start of CRIU to its end, callbacks included.
     pub elapsed: Duration,
+    /// What asked CRIU to stop after the last stage at which it listens: the tasks run.
+    pub late_stop: Option<Stop>,
 }
 
 impl Criu {
     /// The program at this path.
     pub fn new(binary: impl Into<PathBuf>) -> Self {
-        Self { binary: binary.into(), grace: GRACE }
+        Self {
+            binary: binary.into(),
+            grace: GRACE,
+        }
     }
 
     /// Its version.
@@ -69,10 +78,14 @@ impl Criu {
     /// [`Error::Start`] when there is no such program, [`Error::Ended`] when it is not CRIU, or
     /// [`Error::Deadline`].
     pub fn version(&self, deadline: Deadline) -> Result<Version, Error> {
-        let request = CriuReq { r#type: CriuReqType::Version.into(), ..CriuReq::default() };
+        let request = CriuReq {
+            r#type: CriuReqType::Version.into(),
+            ..CriuReq::default()
+        };
         let response = self.ask(Operation::Version, &request, deadline)?;
         let version = response.version.ok_or_else(|| protocol("no version"))?;
-        let number = |number: i32| u32::try_from(number).map_err(|_| protocol("a negative version"));
+        let number =
+            |number: i32| u32::try_from(number).map_err(|_| protocol("a negative version"));
         Ok(Version {
             major: number(version.major_number)?,
             minor: number(version.minor_number)?,
@@ -133,7 +146,8 @@ impl Criu {
     /// Dumps a tree of processes. `on_notify` is called at each stage, on this thread; CRIU waits
     /// meanwhile, and gives up when an error is returned.
     ///
-    /// A `cancel` that comes too late to stop CRIU is without effect: success is what CRIU reports.
+    /// A `cancel` that comes too late to stop CRIU is without effect: success is what CRIU reports,
+    /// and [`DumpReport::late_stop`] tells of it.
     ///
     /// # Errors
     ///
@@ -156,7 +170,7 @@ impl Criu {
         let begin = Instant::now();
         let (mut frozen_at, mut frozen) = (None::<Instant>, Duration::ZERO);
         let session = Session::start(&self.binary, &[], &RestoreStdio::Null, self.grace)?;
-        let response = session.run(
+        let (response, late_stop) = session.run(
             &request,
             Control {
                 operation: Operation::Dump,
@@ -183,10 +197,15 @@ impl Criu {
             },
         )?;
         expect(&response, CriuReqType::Dump)?;
-        Ok(DumpReport { elapsed: begin.elapsed(), frozen })
+        Ok(DumpReport {
+            elapsed: begin.elapsed(),
+            frozen,
+            late_stop,
+        })
     }
 
-    /// Restores a tree of processes. `on_notify` as for [`Self::dump`].
+    /// Restores a tree of processes. `on_notify` as for [`Self::dump`]. The last stage at which
+    /// CRIU can be stopped is [`Notify::PostRestore`].
     ///
     /// With `rst_sibling` the root is a child of the calling process, whose to wait for it is from
     /// [`Notify::SetupNamespaces`] on, even when the restore fails later.
@@ -206,10 +225,14 @@ impl Criu {
             opts: Some(options.to_proto(&inherited_numbers(options.inherit_fds.len()))?),
             ..CriuReq::default()
         };
-        let inherited: Vec<_> = options.inherit_fds.iter().map(|inherit| inherit.fd).collect();
+        let inherited: Vec<_> = options
+            .inherit_fds
+            .iter()
+            .map(|inherit| inherit.fd)
+            .collect();
         let begin = Instant::now();
         let session = Session::start(&self.binary, &inherited, &options.stdio, self.grace)?;
-        let response = session.run(
+        let (response, late_stop) = session.run(
             &request,
             Control {
                 operation: Operation::Restore,
@@ -220,9 +243,17 @@ impl Criu {
             },
         )?;
         expect(&response, CriuReqType::Restore)?;
-        let pid = response.restore.and_then(|restored| u32::try_from(restored.pid).ok());
-        let pid = pid.filter(|pid| *pid > 0).ok_or_else(|| protocol("no restored process"))?;
-        Ok(Restored { pid, elapsed: begin.elapsed() })
+        let pid = response
+            .restore
+            .and_then(|restored| u32::try_from(restored.pid).ok());
+        let pid = pid
+            .filter(|pid| *pid > 0)
+            .ok_or_else(|| protocol("no restored process"))?;
+        Ok(Restored {
+            pid,
+            elapsed: begin.elapsed(),
+            late_stop,
+        })
     }
 
     fn cpuinfo(
@@ -236,9 +267,15 @@ impl Criu {
             Operation::CpuinfoCheck => CriuReqType::CpuinfoCheck,
             _ => CriuReqType::CpuinfoDump,
         };
-        let opts = CriuOpts { images_dir_fd: images_dir.as_raw_fd(), ..CriuOpts::default() };
-        let request =
-            CriuReq { r#type: kind.into(), opts: Some(opts), ..CriuReq::default() };
+        let opts = CriuOpts {
+            images_dir_fd: images_dir.as_raw_fd(),
+            ..CriuOpts::default()
+        };
+        let request = CriuReq {
+            r#type: kind.into(),
+            opts: Some(opts),
+            ..CriuReq::default()
+        };
         self.ask(operation, &request, deadline).map(drop)
     }
 
@@ -250,7 +287,7 @@ impl Criu {
         deadline: Deadline,
     ) -> Result<CriuResp, Error> {
         let session = Session::start(&self.binary, &[], &RestoreStdio::Null, self.grace)?;
-        let response = session.run(
+        let (response, _) = session.run(
             request,
             Control {
                 operation,
@@ -269,12 +306,18 @@ fn expect(response: &CriuResp, kind: CriuReqType) -> Result<(), Error> {
     if response.r#type == i32::from(kind) {
         Ok(())
     } else {
-        Err(protocol(&format!("type {} for {}", response.r#type, kind.as_str_name())))
+        Err(protocol(&format!(
+            "type {} for {}",
+            response.r#type,
+            kind.as_str_name()
+        )))
     }
 }
 
 fn protocol(got: &str) -> Error {
-    Error::Protocol { got: got.to_owned() }
+    Error::Protocol {
+        got: got.to_owned(),
+    }
 }
 
 impl Error {

@@ -137,7 +137,10 @@ pub enum Error {
         value: String,
     },
     /// CRIU ended without an answer.
-    #[error("criu {operation}: {status} without an answer{}", quoted(stderr_tail, log_tail))]
+    #[error(
+        "criu {operation}: {status} without an answer{}",
+        quoted(stderr_tail, log_tail)
+    )]
     Ended {
         /// What it was doing.
         operation: Operation,
@@ -214,13 +217,25 @@ fn causes(first_errors: &[String], message: &Option<String>) -> String {
     let shown: Vec<&str> = if first_errors.is_empty() {
         message.as_deref().into_iter().collect()
     } else {
-        first_errors.iter().map(String::as_str).take(SHOWN_ERRORS).collect()
+        first_errors
+            .iter()
+            .map(String::as_str)
+            .take(SHOWN_ERRORS)
+            .collect()
     };
-    if shown.is_empty() { String::new() } else { format!(": {}", shown.join("; ")) }
+    if shown.is_empty() {
+        String::new()
+    } else {
+        format!(": {}", shown.join("; "))
+    }
 }
 
 fn quoted(stderr_tail: &str, log_tail: &str) -> String {
-    let text = if stderr_tail.trim().is_empty() { log_tail } else { stderr_tail };
+    let text = if stderr_tail.trim().is_empty() {
+        log_tail
+    } else {
+        stderr_tail
+    };
     match text.trim().lines().last() {
         Some(line) => format!(": {line}"),
         None => String::new(),

@@ -78,7 +78,11 @@ impl LogReport {
             let excess = tail.len().saturating_sub(TAIL_BYTES);
             tail.drain(..excess);
             if let Some(error) = error_of(&line) {
-                let list = if is_noise(&error) { &mut noise } else { &mut causes };
+                let list = if is_noise(&error) {
+                    &mut noise
+                } else {
+                    &mut causes
+                };
                 if list.len() < MAX_ERRORS && list.last() != Some(&error) {
                     list.push(error);
                 }
@@ -134,7 +138,10 @@ mod tests {
     #[test]
     fn noise_is_shown_when_there_is_nothing_else() {
         let report = parse(b"(00.04) Error (criu/cr-dump.c:2111): Dumping FAILED.\n");
-        assert_eq!(report.first_errors, ["Error (criu/cr-dump.c:2111): Dumping FAILED."]);
+        assert_eq!(
+            report.first_errors,
+            ["Error (criu/cr-dump.c:2111): Dumping FAILED."]
+        );
     }
 
     #[test]
@@ -145,7 +152,12 @@ mod tests {
         }
         let report = parse(&log);
         assert_eq!(report.first_errors.len(), MAX_ERRORS);
-        assert!(report.first_errors.iter().all(|error| error.len() == MAX_LINE_BYTES));
+        assert!(
+            report
+                .first_errors
+                .iter()
+                .all(|error| error.len() == MAX_LINE_BYTES)
+        );
         assert_eq!(report.tail.len(), TAIL_BYTES);
         assert_eq!(parse(b""), LogReport::default());
     }
@@ -153,7 +165,10 @@ mod tests {
     #[test]
     fn the_same_error_in_a_row_is_told_once() {
         let report = parse(b"Error (a.c:1): x\nError (a.c:1): x\nError (a.c:2): y\n");
-        assert_eq!(report.first_errors, ["Error (a.c:1): x", "Error (a.c:2): y"]);
+        assert_eq!(
+            report.first_errors,
+            ["Error (a.c:1): x", "Error (a.c:2): y"]
+        );
     }
 
     #[test]
@@ -161,7 +176,10 @@ mod tests {
         use std::os::fd::AsFd;
         let temp = tempfile::tempdir().unwrap();
         let dir = std::fs::File::open(temp.path()).unwrap();
-        assert_eq!(LogReport::read(dir.as_fd(), "dump.log").unwrap(), LogReport::default());
+        assert_eq!(
+            LogReport::read(dir.as_fd(), "dump.log").unwrap(),
+            LogReport::default()
+        );
         std::os::unix::fs::symlink("/etc/passwd", temp.path().join("dump.log")).unwrap();
         assert!(LogReport::read(dir.as_fd(), "dump.log").is_err());
     }

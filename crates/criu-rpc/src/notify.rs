@@ -27,7 +27,7 @@ pub enum Notify {
     /// Dump: the images are complete, the tasks still frozen. What lies in a pipe that CRIU writes
     /// page images to are references to the tasks' live pages: drain it before answering.
     PostDump,
-    /// The network may be unlocked: tasks are about to run again.
+    /// The network may be unlocked: tasks are about to run again. A refusal is ignored.
     NetworkUnlock,
     /// Restore: nothing has been made yet.
     PreRestore,
@@ -38,12 +38,13 @@ pub enum Notify {
     },
     /// Restore: the namespaces are complete.
     PostSetupNamespaces,
-    /// Restore: all tasks are rebuilt and stopped.
+    /// Restore: all tasks are rebuilt and stopped. The last stage that can be refused: CRIU 4.2
+    /// ignores a refusal of those that follow.
     PostRestore {
         /// The root task, in CRIU's PID namespace.
         pid: u32,
     },
-    /// Restore: the last moment at which no task has run.
+    /// Restore: the last moment at which no task has run. A refusal is ignored: see `PostRestore`.
     PreResume,
     /// Restore: the tasks run.
     PostResume,
@@ -59,7 +60,10 @@ pub enum Notify {
 impl Notify {
     /// From the message; descriptors belong to stages that carry one.
     pub(crate) fn from_proto(notify: &CriuNotify, fds: Vec<OwnedFd>) -> Self {
-        let pid = notify.pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+        let pid = notify
+            .pid
+            .and_then(|pid| u32::try_from(pid).ok())
+            .unwrap_or(0);
         let script = String::from_utf8_lossy(notify.script());
         match (script.as_ref(), fds.into_iter().next()) {
             ("pre-dump", _) => Self::PreDump,

@@ -41,17 +41,30 @@ impl Criu {
         let needed = Version::needed_by(&kernel);
         let version = match self.version(deadline) {
             Err(error) if error.is_missing() => {
-                return Err(Error::Missing { binary: self.binary.clone(), needed, kernel });
+                return Err(Error::Missing {
+                    binary: self.binary.clone(),
+                    needed,
+                    kernel,
+                });
             }
             other => other?,
         };
         if version < needed {
             let binary = self.binary.clone();
-            return Err(Error::TooOld { binary, found: version, needed, kernel });
+            return Err(Error::TooOld {
+                binary,
+                found: version,
+                needed,
+                kernel,
+            });
         }
         let features = self.features(deadline)?;
         match self.dump_listener(scratch_dir, deadline) {
-            Ok(elapsed) => Ok(Probe { version, features, elapsed }),
+            Ok(elapsed) => Ok(Probe {
+                version,
+                features,
+                elapsed,
+            }),
             Err(cause @ (Error::Criu { .. } | Error::Ended { .. })) => Err(Error::Probe {
                 binary: self.binary.clone(),
                 found: version,
@@ -76,14 +89,18 @@ impl Criu {
             what: "a process that listens on TCP".to_owned(),
             source,
         })?;
-        let cancel = CancelToken::new()
-            .map_err(|source| Error::Prepare { what: "a token".to_owned(), source })?;
+        let cancel = CancelToken::new().map_err(|source| Error::Prepare {
+            what: "a token".to_owned(),
+            source,
+        })?;
         let options = DumpOptions {
             leave_running: true,
             ..DumpOptions::new(listener.pid(), images.as_fd(), images.as_fd())
         };
         let begin = Instant::now();
-        self.dump(&options, deadline, &cancel, &mut |_| Ok(NotifyReply::Continue))?;
+        self.dump(&options, deadline, &cancel, &mut |_| {
+            Ok(NotifyReply::Continue)
+        })?;
         Ok(begin.elapsed())
     }
 }
@@ -91,7 +108,12 @@ impl Criu {
 /// A process of ours in a session of its own, killed with its guard.
 fn listener_process() -> io::Result<Child> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Command::new("sleep").arg("3600").fd(listener.into(), 3).new_session().env_clear().spawn()
+    Command::new("sleep")
+        .arg("3600")
+        .fd(listener.into(), 3)
+        .new_session()
+        .env_clear()
+        .spawn()
 }
 
 /// A directory that goes with its guard.

@@ -20,7 +20,9 @@
 //!   of whoever made the socket. Numbers in `inherit_fd` belong to the CRIU process and stay: it
 //!   inherits what the relay inherited, under the same numbers.
 //! - It edits RESTORE requests as [`RelayConfig`] says. Fields it does not know pass unchanged.
-//! - With `hold_socket` it delays the stage `pre-resume`: all tasks are rebuilt, none has run.
+//! - With `hold_socket` it delays the runtime's answer to the stage `post-restore`: all tasks are
+//!   rebuilt, none has run, the runtime knows them, and CRIU still removes them when it is told to
+//!   give up. (It would not at `pre-resume`, the stage after: CRIU 4.2 ignores a refusal there.)
 //! - Packets otherwise pass both ways as they are, with their descriptors.
 //!
 //! # What it does not do

@@ -53,7 +53,9 @@ pub(crate) struct Control<'a> {
 
 impl Control<'_> {
     fn log(&self) -> LogReport {
-        let read = self.log.and_then(|(dir, name)| LogReport::read(dir, name).ok());
+        let read = self
+            .log
+            .and_then(|(dir, name)| LogReport::read(dir, name).ok());
         read.unwrap_or_default()
     }
 }
@@ -82,7 +84,7 @@ impl Drop for Session {
 
 /// What one wait brought.
 enum Event {
-    Message(CriuResp, Vec<OwnedFd>),
+    Message(Box<CriuResp>, Vec<OwnedFd>),
     Ended(ExitStatus),
     Cancelled,
     TimedOut,
@@ -95,8 +97,10 @@ impl Session {
         stdio: &RestoreStdio,
         grace: Duration,
     ) -> Result<Self, Error> {
-        Self::spawn(binary, inherited, stdio, grace)
-            .map_err(|source| Error::Start { binary: binary.to_owned(), source })
+        Self::spawn(binary, inherited, stdio, grace).map_err(|source| Error::Start {
+            binary: binary.to_owned(),
+            source,
+        })
     }
 
     fn spawn(
@@ -122,11 +126,21 @@ impl Session {
                 .stdout(Stdio::Fd(stdout.try_clone()?))
                 .stderr(Stdio::Fd(stderr.try_clone()?)),
         };
-        Ok(Self { socket, child: command.spawn()?, stderr, grace })
+        Ok(Self {
+            socket,
+            child: command.spawn()?,
+            stderr,
+            grace,
+        })
     }
 
-    /// Sends the request, answers the notifications, and waits for the process's end.
-    pub(crate) fn run(mut self, request: &CriuReq, control: Control<'_>) -> Result<CriuResp, Error> {
+    /// Sends the request, answers the notifications, and waits for the process's end. Success may
+    /// come with a request to stop that CRIU did not heed.
+    pub(crate) fn run(
+        mut self,
+        request: &CriuReq,
+        control: Control<'_>,
+    ) -> Result<(CriuResp, Option<Stop>), Error> {
         // A CRIU that has ended already shows as such below.
         match self.send(request) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -137,11 +151,12 @@ impl Session {
         let mut control = control;
         let (response, stop) = self.talk(&mut control)?;
         match (response, stop) {
-            // A stop that came too late to stop anything.
-            (Some(response), _) if response.success => Ok(response),
+            (Some(response), stop) if response.success => Ok((response, stop)),
             (_, Some(stop)) => Err(stopped(stop, &control)),
             (Some(response), None) => Err(failure(&response, &control)),
-            (None, None) => Err(Error::Protocol { got: "nothing".to_owned() }),
+            (None, None) => Err(Error::Protocol {
+                got: "nothing".to_owned(),
+            }),
         }
     }
 
@@ -164,7 +179,7 @@ impl Session {
                 }
                 Event::Message(response, _) => {
                     self.finish(control)?;
-                    return Ok((Some(response), stop.map(|(reason, _)| reason)));
+                    return Ok((Some(*response), stop.map(|(reason, _)| reason)));
                 }
                 Event::Ended(status) => {
                     if let Some((reason, _)) = stop {
@@ -237,12 +252,15 @@ impl Session {
     /// Waits for the next thing to happen. A message is preferred to the end that may follow it.
     fn wait(&mut self, cancel: Option<&CancelToken>, until: Deadline) -> io::Result<Event> {
         loop {
-            let Some(left) = until.remaining() else { return Ok(Event::TimedOut) };
+            let Some(left) = until.remaining() else {
+                return Ok(Event::TimedOut);
+            };
             let (message, ended, cancelled) = self.poll(cancel, left)?;
             if message {
                 let packet = socket::recv(&self.socket, MAX_MESSAGE_BYTES)?;
                 if !packet.is_end() {
-                    return decode(&packet).map(|message| Event::Message(message, packet.fds));
+                    return decode(&packet)
+                        .map(|message| Event::Message(Box::new(message), packet.fds));
                 }
             }
             if ended && let Some(status) = self.child.wait(None)? {
@@ -294,7 +312,11 @@ impl Session {
             .map_err(Error::Talk);
         match killed {
             Err(error) => error,
-            Ok(_) => Error::Killed { operation, reason, log_tail: control.log().tail },
+            Ok(_) => Error::Killed {
+                operation,
+                reason,
+                log_tail: control.log().tail,
+            },
         }
     }
 
@@ -309,7 +331,9 @@ impl Session {
 
     fn stderr_tail(&self) -> String {
         let size = rustix::fs::fstat(&self.stderr).ok();
-        let size = size.and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0);
+        let size = size
+            .and_then(|stat| u64::try_from(stat.st_size).ok())
+            .unwrap_or(0);
         let mut buffer = [0; 4096];
         let from = size.saturating_sub(STDERR_BYTES);
         let read = rustix::io::pread(&self.stderr, &mut buffer, from).unwrap_or(0);
@@ -328,7 +352,10 @@ fn stop_now(control: &Control<'_>) -> Option<Stop> {
 
 fn decode(packet: &socket::Received) -> io::Result<CriuResp> {
     if packet.truncated {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "message from criu too long"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "message from criu too long",
+        ));
     }
     CriuResp::decode(packet.bytes.as_slice())
         .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
@@ -351,8 +378,9 @@ fn stopped(stop: Stop, control: &Control<'_>) -> Error {
     match stop {
         Stop::Cancelled => Error::Cancelled { operation },
         Stop::Refused { stage, source } => Error::Refused { stage, source },
-        Stop::Deadline | Stop::Lingering => {
-            Error::Deadline { operation, log_tail: control.log().tail }
-        }
+        Stop::Deadline | Stop::Lingering => Error::Deadline {
+            operation,
+            log_tail: control.log().tail,
+        },
     }
 }

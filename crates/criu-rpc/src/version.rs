@@ -15,10 +15,18 @@ pub struct Version {
 
 impl Version {
     /// The oldest that this crate's options are used with.
-    pub const OLDEST: Self = Self { major: 4, minor: 1, sublevel: 0 };
+    pub const OLDEST: Self = Self {
+        major: 4,
+        minor: 1,
+        sublevel: 0,
+    };
     /// The oldest that can dump an inet or packet socket on Linux 6.16 and newer, where
     /// `getsockopt(SO_PASSCRED)` fails on them (CRIU issue 2705).
-    pub const OLDEST_FOR_6_16: Self = Self { major: 4, minor: 2, sublevel: 0 };
+    pub const OLDEST_FOR_6_16: Self = Self {
+        major: 4,
+        minor: 2,
+        sublevel: 0,
+    };
 
     /// The oldest that works on a kernel of this release (`6.18.44-amd64`). A release that cannot
     /// be read counts as new.
@@ -66,7 +74,11 @@ mod tests {
 
     #[test]
     fn versions_are_ordered_and_shown_as_criu_shows_them() {
-        let version = |major, minor, sublevel| Version { major, minor, sublevel };
+        let version = |major, minor, sublevel| Version {
+            major,
+            minor,
+            sublevel,
+        };
         assert!(version(4, 1, 1) < version(4, 2, 0));
         assert!(version(3, 19, 0) < Version::OLDEST);
         assert_eq!(version(4, 2, 1).to_string(), "4.2.1");

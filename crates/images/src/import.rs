@@ -315,3 +315,5 @@ fn directories(parent: &Path, wanted: impl Fn(&str) -> bool) -> Result<Vec<PathB
     Ok(all)
 }
 
+#[cfg(test)]
+mod tests;

@@ -176,3 +176,7 @@ fn drain(reader: &mut impl Read) -> Result<(), Error> {
     }
 }
 
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,8 @@ mod reference;
 mod snapshot;
 mod store;
 mod tar_stream;
+#[cfg(test)]
+mod test_support;
 
 pub use digest::Digest;
 pub use documents::Annotations;

@@ -273,7 +273,8 @@ impl Inner {
             self.catalog.remove(&record.id)?;
             self.uncollected.store(true, Ordering::Release);
         }
-        self.collect()
+        self.tidy();
+        Ok(())
     }
 
     fn prepare_rootfs(&self, snapshot: &str, image: &str) -> Result<Rootfs, Error> {
@@ -292,7 +293,8 @@ impl Inner {
     fn remove_rootfs(&self, id: &str) -> Result<(), Error> {
         self.snapshots.remove(self.catalog.records(), id)?;
         self.uncollected.store(true, Ordering::Release);
-        self.collect()
+        self.tidy();
+        Ok(())
     }
 
     /// Removes blobs and layers that no image and no root filesystem needs. When they are being
@@ -343,3 +345,5 @@ impl Inner {
     }
 }
 
+#[cfg(test)]
+mod tests;

@@ -326,3 +326,5 @@ fn checksum(block: &[u8; BLOCK]) -> u32 {
     bytes.map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum()
 }
 
+#[cfg(test)]
+mod tests;

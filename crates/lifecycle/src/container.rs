@@ -361,6 +361,7 @@ async fn wait_process(process: ProcessId) -> std::io::Result<()> {
     if !process.exists() {
         return Ok(());
     }
+    #[expect(deprecated, reason = "its hole is a type whose descriptor changes; OwnedFd's cannot")]
     let pidfd = AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)?;
     drop(pidfd.readable().await?);
     // Ours to reap only while this daemon is its parent.

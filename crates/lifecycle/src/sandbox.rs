@@ -212,7 +212,7 @@ fn write_sysctls(sysctls: &BTreeMap<String, String>) -> io::Result<()> {
 fn start_init(ctx: &Context, pins: &Path) -> Result<ProcessId, Error> {
     let monitor = ctx.monitor();
     sys::ns::create(&[sys::ns::Kind::Pid], pins, || {
-        let mut child = sys::process::Command::new(&monitor).arg("pause").new_session().spawn()?;
+        let child = sys::process::Command::new(&monitor).arg("pause").new_session().spawn()?;
         let id = ProcessId::of(child.pid())?;
         child.leave();
         Ok(id)

@@ -26,6 +26,8 @@ pub struct Started {
 
 /// Starts a monitor and waits until its runtime has created (or restored) the container.
 ///
+/// `monitor_binary` is an absolute path, or a name that is looked up on `PATH`.
+///
 /// The monitor is no child of the caller and lives on without it. On an error neither monitor nor
 /// processes are left, but the runtime's directory and cgroups may be: remove them with its
 /// `delete --force`.

@@ -15,9 +15,6 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitOptions};
 
 use crate::process::ExitStatus;
 
-/// `PIDFD_SIGNAL_PROCESS_GROUP` of pidfd_send_signal(2), Linux 6.9 (`include/uapi/linux/pidfd.h`).
-const SIGNAL_PROCESS_GROUP: libc::c_uint = 1 << 2;
-
 /// Opens a descriptor of a process of this pid namespace.
 ///
 /// # Errors
@@ -55,48 +52,16 @@ pub fn open_below(root: u32) -> io::Result<Vec<OwnedFd>> {
 ///
 /// `ESRCH` when it was reaped, `EPERM`, `EINVAL` for an unknown signal.
 pub fn send_signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
-    signal_with_flags(pidfd, signal, 0)
-}
-
-/// Sends a signal to the process group that the process leads.
-///
-/// Kernels before 6.9 cannot do that by descriptor: there the group is named by number, after the
-/// descriptor showed that the leader has not been reaped, so the number is still its own.
-///
-/// # Errors
-///
-/// `ESRCH` when the leader was reaped or leads no group, `EPERM`, `EINVAL`.
-pub fn send_signal_to_group(pidfd: impl AsFd, leader: u32, signal: i32) -> io::Result<()> {
-    match signal_with_flags(&pidfd, signal, SIGNAL_PROCESS_GROUP) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-        done => return done,
-    }
-    send_signal(&pidfd, 0)?;
-    let group = to_pid(leader)?.as_raw_nonzero().get();
-    if group == 1 {
-        // As a negative number it would mean every process there is.
-        return Err(io::Error::from_raw_os_error(libc::EPERM));
-    }
-    // SAFETY: kill(2) takes plain numbers and touches no memory of ours. `group` is above one, so that
-    // its negative names one group, neither ours (0) nor every process (-1).
-    let result = unsafe { libc::kill(-group, signal) };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
-}
-
-fn signal_with_flags(pidfd: impl AsFd, signal: i32, flags: libc::c_uint) -> io::Result<()> {
     // SAFETY: pidfd_send_signal(2) reads no memory when `info` is null; the descriptor is borrowed and
-    // therefore open for the duration of the call; any signal number and flags are checked by the kernel.
+    // therefore open for the duration of the call; any signal number is checked by the kernel, and no
+    // flags are given.
     let result = unsafe {
         libc::syscall(
             libc::SYS_pidfd_send_signal,
             pidfd.as_fd().as_raw_fd(),
             signal,
             std::ptr::null::<libc::siginfo_t>(),
-            flags,
+            0_u32,
         )
     };
     if result == 0 {
@@ -217,7 +182,7 @@ mod tests {
     fn an_ended_child_is_reaped_with_its_status_and_then_gone() {
         let child = sleeper();
         let fd = open(child.pid()).unwrap();
-        send_signal_to_group(&fd, child.pid(), libc::SIGTERM).unwrap();
+        send_signal(&fd, libc::SIGTERM).unwrap();
         assert_eq!(wait_child(&fd).unwrap(), ExitStatus::Signal(libc::SIGTERM));
         assert_eq!(
             send_signal(&fd, 0).unwrap_err().raw_os_error(),

@@ -136,11 +136,6 @@ impl<S: Source> Reader<S> {
         self.position
     }
 
-    /// The source, for what follows the end marker.
-    pub(crate) fn into_source(self) -> S {
-        self.source
-    }
-
     /// Passes over what is left of the current entry and reads the next one's headers; `None` at
     /// the end marker. Errors carry the name of the entry as far as it is known.
     pub(crate) fn next(&mut self) -> Result<Option<Member>, (Vec<u8>, Stop)> {

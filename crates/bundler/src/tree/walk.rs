@@ -131,15 +131,15 @@ impl<W: Write> TreeWriter<W> {
         self.directory(&root, b"", 0)
     }
 
-    /// Writes the end marker.
+    /// Writes the end marker; returns what the tar was written to, and what is in it.
     ///
     /// # Errors
     ///
     /// [`Error::Io`], [`Error::NoSpace`].
-    pub fn finish(mut self) -> Result<CaptureReport, Error> {
+    pub fn finish(mut self) -> Result<(W, CaptureReport), Error> {
         let end = self.out.write_all(&[0; 2 * BLOCK_LEN]).and_then(|()| self.out.flush());
         end.map_err(|error| Error::io("end a tar", error))?;
-        Ok(self.report)
+        Ok((self.out, self.report))
     }
 
     /// Writes the directory `path` and what is in it.

@@ -27,8 +27,7 @@ mod threads;
 #[cfg(test)]
 mod tests;
 
-#[cfg(test)]
-pub(crate) use memory::pages_of;
+pub(crate) use memory::{PAGE, PE_PRESENT, pages_of};
 pub use paths::{FilePath, PathUse};
 pub use request::{
     Credentials, ExpectedMount, Filesystem, Label, MountOrigin, Namespace, Namespaces, PartRoot,

@@ -76,6 +76,12 @@ impl Entry {
         }
     }
 
+    /// Whether arguments of the call have 32 bits: in truth, or in the eyes of libseccomp, whose
+    /// filters look at the lower halves only for x32.
+    pub(crate) fn is_narrow(&self, number: u32) -> bool {
+        self.narrow || matches!(self.convention(number), (Arch::X32, _))
+    }
+
     /// The convention whose profile entry opens this way at all.
     pub(crate) fn first(&self) -> Arch {
         self.conventions.first().copied().flatten().unwrap_or(Arch::Other)

@@ -42,12 +42,13 @@ pub(crate) enum Test {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
     words: [Word; WORDS],
+    narrow: bool,
 }
 
 impl Facts {
     /// Nothing but that arguments of 32-bit calls have no upper half.
     pub(crate) fn new(narrow: bool) -> Self {
-        let mut facts = Self { words: std::array::from_fn(|_| Word::default()) };
+        let mut facts = Self { words: std::array::from_fn(|_| Word::default()), narrow };
         if narrow {
             for (index, word) in facts.words.iter_mut().enumerate().skip(FIRST_ARGUMENT) {
                 if index % 2 == 1 {
@@ -72,7 +73,7 @@ impl Facts {
     /// Whether every call that fits also fits the condition.
     pub(crate) fn implies(&self, condition: &Condition) -> bool {
         let (least, most) = self.range(condition.index);
-        let value = condition.value;
+        let value = self.fit(condition.value);
         match condition.op {
             Comparison::Equal => least == value && most == value,
             Comparison::NotEqual => {
@@ -82,7 +83,9 @@ impl Facts {
             Comparison::AtMost => most <= value,
             Comparison::AtLeast => least >= value,
             Comparison::Greater => least > value,
-            Comparison::MaskedEqual => self.has(condition.index, value, condition.value_two),
+            Comparison::MaskedEqual => {
+                self.has(condition.index, value, self.fit(condition.value_two))
+            }
         }
     }
 
@@ -97,9 +100,15 @@ impl Facts {
             Comparison::AtLeast => self.implies(&opposite(Comparison::Less)),
             Comparison::Greater => self.implies(&opposite(Comparison::AtMost)),
             Comparison::MaskedEqual => {
-                self.differs(condition.index, condition.value, condition.value_two)
+                let (mask, value) = (self.fit(condition.value), self.fit(condition.value_two));
+                self.differs(condition.index, mask, value)
             }
         }
+    }
+
+    /// A profile's value as libseccomp compiles it: for 32-bit calls, its lower half.
+    fn fit(&self, value: u64) -> u64 {
+        if self.narrow { u64::from(lower(value)) } else { value }
     }
 
     fn halves(&self, argument: u8) -> Option<(&Word, &Word)> {

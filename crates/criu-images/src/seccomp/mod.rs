@@ -232,7 +232,7 @@ fn is_as_strict(
     let entries = arch::entries(march).ok_or_else(|| format!("unknown machine {march:?}"))?;
     for entry in entries {
         for number in numbers(program, &entry) {
-            let call = Call { audit: entry.audit, number, narrow: entry.narrow };
+            let call = Call { audit: entry.audit, number, narrow: entry.is_narrow(number) };
             let mut beyond = false;
             let run = symbolic::run(program, call, limits.max_filter_steps, |level, facts| {
                 beyond = level > profile.least(&entry, number, facts);

@@ -113,10 +113,16 @@ pub(super) fn flag(on: bool) -> Option<bool> {
 }
 
 pub(super) fn refused(option: &'static str, value: impl ToString) -> Error {
-    Error::Option { option, value: value.to_string() }
+    Error::Option {
+        option,
+        value: value.to_string(),
+    }
 }
 
-pub(super) fn c_bytes(option: &'static str, value: &(impl AsRef<OsStr> + ?Sized)) -> Result<Vec<u8>, Error> {
+pub(super) fn c_bytes(
+    option: &'static str,
+    value: &(impl AsRef<OsStr> + ?Sized),
+) -> Result<Vec<u8>, Error> {
     let bytes = value.as_ref().as_bytes();
     if bytes.contains(&0) {
         return Err(refused(option, format!("{:?}", value.as_ref())));

@@ -57,8 +57,8 @@ pub struct RelayConfig {
     /// CRIU's configuration file, in place of the runtime's; without it there is none.
     #[serde(default)]
     pub config_file: Option<PathBuf>,
-    /// A listening sequenced-packet socket: the relay connects to it at `pre-resume` and waits for
-    /// the answer before any task runs; see [`super::HeldRestore`].
+    /// A listening sequenced-packet socket: the relay connects to it when all tasks are
+    /// rebuilt and waits for the answer before any of them runs; see [`super::HeldRestore`].
     #[serde(default)]
     pub hold_socket: Option<PathBuf>,
     /// Set `lazy_pages`.
@@ -131,10 +131,14 @@ impl RelayConfig {
     ///
     /// [`ConfigError::Access`]; [`ConfigError::Format`] when a path is not UTF-8.
     pub fn write(&self, path: &Path) -> Result<(), ConfigError> {
-        let bytes = serde_json::to_vec(self)
-            .map_err(|source| ConfigError::Format { path: path.to_owned(), source })?;
-        sys::fs::replace_path(path, 0o600, &bytes)
-            .map_err(|source| ConfigError::Access { path: path.to_owned(), source })
+        let bytes = serde_json::to_vec(self).map_err(|source| ConfigError::Format {
+            path: path.to_owned(),
+            source,
+        })?;
+        sys::fs::replace_path(path, 0o600, &bytes).map_err(|source| ConfigError::Access {
+            path: path.to_owned(),
+            source,
+        })
     }
 
     /// Reads it from `path`, through which no link may lead.
@@ -145,12 +149,23 @@ impl RelayConfig {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let bytes = sys::fs::open_no_symlinks(path, OFlags::RDONLY | OFlags::CLOEXEC)
             .and_then(|file| sys::fs::read_bounded(File::from(file), MAX_BYTES))
-            .map_err(|source| ConfigError::Access { path: path.to_owned(), source })?;
-        let format = |source| ConfigError::Format { path: path.to_owned(), source };
+            .map_err(|source| ConfigError::Access {
+                path: path.to_owned(),
+                source,
+            })?;
+        let format = |source| ConfigError::Format {
+            path: path.to_owned(),
+            source,
+        };
         // The version first: what a newer one added is no reason to complain of an unknown field.
-        let version = serde_json::from_slice::<Versioned>(&bytes).map_err(format)?.version;
+        let version = serde_json::from_slice::<Versioned>(&bytes)
+            .map_err(format)?
+            .version;
         if version > VERSION {
-            return Err(ConfigError::Version { path: path.to_owned(), version });
+            return Err(ConfigError::Version {
+                path: path.to_owned(),
+                version,
+            });
         }
         serde_json::from_slice(&bytes).map_err(format)
     }
@@ -200,20 +215,35 @@ mod tests {
     fn the_shortest_configuration_changes_nothing() {
         let temp = tempfile::tempdir().unwrap();
         let path = write(temp.path(), r#"{"version":1,"criu":"/usr/sbin/criu"}"#);
-        assert_eq!(RelayConfig::read(&path).unwrap(), RelayConfig::new("/usr/sbin/criu"));
+        assert_eq!(
+            RelayConfig::read(&path).unwrap(),
+            RelayConfig::new("/usr/sbin/criu")
+        );
     }
 
     #[test]
     fn newer_versions_unknown_fields_and_links_are_refused() {
         let temp = tempfile::tempdir().unwrap();
         let path = write(temp.path(), r#"{"version":2,"criu":"/c","more":1}"#);
-        assert!(matches!(RelayConfig::read(&path), Err(ConfigError::Version { version: 2, .. })));
+        assert!(matches!(
+            RelayConfig::read(&path),
+            Err(ConfigError::Version { version: 2, .. })
+        ));
         let path = write(temp.path(), r#"{"version":1,"criu":"/c","more":1}"#);
-        assert!(matches!(RelayConfig::read(&path), Err(ConfigError::Format { .. })));
+        assert!(matches!(
+            RelayConfig::read(&path),
+            Err(ConfigError::Format { .. })
+        ));
         let link = path.with_file_name("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(matches!(RelayConfig::read(&link), Err(ConfigError::Access { .. })));
+        assert!(matches!(
+            RelayConfig::read(&link),
+            Err(ConfigError::Access { .. })
+        ));
         let missing = path.with_file_name("missing");
-        assert!(matches!(RelayConfig::read(&missing), Err(ConfigError::Access { .. })));
+        assert!(matches!(
+            RelayConfig::read(&missing),
+            Err(ConfigError::Access { .. })
+        ));
     }
 }

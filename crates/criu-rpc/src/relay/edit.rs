@@ -42,23 +42,33 @@ pub(super) struct Request<'a> {
 
 impl<'a> Request<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let mut this =
-            Self { kind: None, numbers: ClientNumbers::default(), others: Vec::new(), opts: None };
+        let mut this = Self {
+            kind: None,
+            numbers: ClientNumbers::default(),
+            others: Vec::new(),
+            opts: None,
+        };
         for field in wire::fields(bytes)? {
             match (field.number, field.value) {
                 // Parsers merge a message that comes twice.
                 (number::REQ_OPTS, Value::Bytes(opts)) => {
-                    this.opts.get_or_insert_default().extend(wire::fields(opts)?);
+                    this.opts
+                        .get_or_insert_default()
+                        .extend(wire::fields(opts)?);
                 }
                 (number::REQ_TYPE, Value::Varint(kind)) => {
-                    this.kind = i32::try_from(kind).ok().and_then(|kind| kind.try_into().ok());
+                    this.kind = i32::try_from(kind)
+                        .ok()
+                        .and_then(|kind| kind.try_into().ok());
                     this.others.push(field.whole);
                 }
                 _ => this.others.push(field.whole),
             }
         }
         for field in this.opts.iter().flatten() {
-            let Value::Varint(value) = field.value else { continue };
+            let Value::Varint(value) = field.value else {
+                continue;
+            };
             // An int32 is sent sign-extended; negative ones mean "none".
             let value = i32::try_from(value).ok();
             match field.number {
@@ -134,7 +144,10 @@ fn apply(config: &RelayConfig, change: &mut CriuOpts) -> Vec<u64> {
         config
             .ext_mounts
             .iter()
-            .map(|(key, val)| proto::ExtMountMap { key: bytes(key), val: bytes(val) }),
+            .map(|(key, val)| proto::ExtMountMap {
+                key: bytes(key),
+                val: bytes(val),
+            }),
     );
     change.external.extend(config.external.iter().map(bytes));
     change.log_file = config.log_file.as_ref().map(bytes);
@@ -165,8 +178,12 @@ fn replaces(change: &Field<'_>, field: &Field<'_>) -> bool {
 }
 
 fn mount_key(field: &Field<'_>) -> Option<Vec<u8>> {
-    let Value::Bytes(bytes) = field.value else { return None };
-    proto::ExtMountMap::decode(bytes).ok().map(|mount| mount.key)
+    let Value::Bytes(bytes) = field.value else {
+        return None;
+    };
+    proto::ExtMountMap::decode(bytes)
+        .ok()
+        .map(|mount| mount.key)
 }
 
 #[cfg(test)]

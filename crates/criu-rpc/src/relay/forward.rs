@@ -24,8 +24,8 @@ const MAX_BYTES: usize = 16 << 20;
 const GRACE: Duration = Duration::from_secs(30);
 /// Between two tries to reach a holder that is not there.
 const RETRY: Duration = Duration::from_millis(50);
-/// How CRIU calls the stage before tasks run.
-const PRE_RESUME: &[u8] = b"pre-resume";
+/// How CRIU calls the stage at which all tasks are rebuilt, the last that can be refused.
+const POST_RESTORE: &[u8] = b"post-restore";
 
 /// Why the relay cannot do its part.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,10 @@ enum Failure {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("cannot start {}", path.display())]
-    Start { path: std::path::PathBuf, source: io::Error },
+    Start {
+        path: std::path::PathBuf,
+        source: io::Error,
+    },
     #[error("cannot open {what}")]
     Open { what: String, source: io::Error },
     #[error("the runtime's request cannot be read")]
@@ -54,7 +57,12 @@ pub(super) struct Relay {
 impl Relay {
     /// `client` is the runtime's socket, which had this number; `inherited` go to CRIU.
     pub(super) fn new(client: OwnedFd, number: i32, inherited: Vec<(i32, OwnedFd)>) -> Self {
-        Self { client, number, inherited, asked: CriuReqType::Empty }
+        Self {
+            client,
+            number,
+            inherited,
+            asked: CriuReqType::Empty,
+        }
     }
 
     /// Relays until CRIU ends. Returns its exit status.
@@ -74,10 +82,12 @@ impl Relay {
             return Ok(0);
         }
         // Decoded for the answer that a failure gets.
-        self.asked = CriuReq::decode(first.bytes.as_slice()).unwrap_or_default().r#type();
+        self.asked = CriuReq::decode(first.bytes.as_slice())
+            .unwrap_or_default()
+            .r#type();
         let config = config?;
         let mut talk = Talk::start(self, &config)?;
-        talk.to_criu(first)?;
+        talk.pass_request(first)?;
         let status = talk.relay()?;
         Ok(status.code_or_128_plus_signal())
     }
@@ -108,6 +118,8 @@ struct Talk<'a> {
     opened: Vec<OwnedFd>,
     /// The root task, once CRIU told it.
     root: Option<u32>,
+    /// Whether the runtime's next packet answers the stage at which all tasks are rebuilt.
+    rebuilt: bool,
 }
 
 impl Drop for Talk<'_> {
@@ -131,9 +143,10 @@ impl<'a> Talk<'a> {
         for (number, fd) in relay.inherited.drain(..) {
             command = command.fd(fd, number);
         }
-        let child = command
-            .spawn()
-            .map_err(|source| Failure::Start { path: config.criu.clone(), source })?;
+        let child = command.spawn().map_err(|source| Failure::Start {
+            path: config.criu.clone(),
+            source,
+        })?;
         Ok(Self {
             client: relay.client.as_fd(),
             client_gone: None,
@@ -143,6 +156,7 @@ impl<'a> Talk<'a> {
             config,
             opened: Vec::new(),
             root: None,
+            rebuilt: false,
         })
     }
 
@@ -154,14 +168,14 @@ impl<'a> Talk<'a> {
                 if packet.is_end() {
                     self.criu_open = false;
                 } else {
-                    self.from_criu(packet)?;
+                    self.pass_answer(packet)?;
                 }
             } else if client {
                 let packet = socket::recv(self.client, MAX_BYTES)?;
                 if packet.is_end() {
                     self.lose_client();
                 } else {
-                    self.to_criu(packet)?;
+                    self.pass_request(packet)?;
                 }
             } else if ended && let Some(status) = self.child.wait(None)? {
                 return Ok(status);
@@ -193,10 +207,16 @@ impl<'a> Talk<'a> {
         rustix::net::shutdown(&self.criu, Shutdown::Both).ok();
     }
 
-    /// A packet of the runtime: edited and passed on.
-    fn to_criu(&mut self, packet: Received) -> Result<(), Failure> {
+    /// A packet of the runtime: edited and passed on, held before tasks run.
+    fn pass_request(&mut self, packet: Received) -> Result<(), Failure> {
         if packet.truncated {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "request too long").into());
+        }
+        if std::mem::take(&mut self.rebuilt)
+            && let Some(path) = &self.config.hold_socket
+            && self.hold(path)? == Answer::GiveUp
+        {
+            return self.refuse();
         }
         let request = Request::parse(&packet.bytes).map_err(Failure::Request)?;
         let numbers = self.open_all(&request)?;
@@ -228,7 +248,7 @@ impl<'a> Talk<'a> {
                 what: path.display().to_string(),
                 source,
             })?,
-            (None, Some(number)) => self.from_client(number).map_err(|source| Failure::Open {
+            (None, Some(number)) => self.fetch(number).map_err(|source| Failure::Open {
                 what: format!("descriptor {number} of the runtime"),
                 source,
             })?,
@@ -240,15 +260,15 @@ impl<'a> Talk<'a> {
     }
 
     /// The runtime's descriptor of that number, as one of ours.
-    fn from_client(&self, number: i32) -> io::Result<OwnedFd> {
+    fn fetch(&self, number: i32) -> io::Result<OwnedFd> {
         // Who made the socket pair is who CRIU would have asked.
         let runtime = socket::peer_cred(self.client)?.pid;
         let runtime = sys::pidfd::open(runtime)?;
         Ok(pidfd_getfd(&runtime, number, PidfdGetfdFlags::empty())?)
     }
 
-    /// A packet of CRIU: passed on, held before tasks run.
-    fn from_criu(&mut self, packet: Received) -> Result<(), Failure> {
+    /// A packet of CRIU: passed on, and remembered where it matters.
+    fn pass_answer(&mut self, packet: Received) -> Result<(), Failure> {
         if packet.truncated {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "answer too long").into());
         }
@@ -258,12 +278,7 @@ impl<'a> Talk<'a> {
         {
             let pid = notify.pid.and_then(|pid| u32::try_from(pid).ok());
             self.root = pid.filter(|pid| *pid > 0).or(self.root);
-            if notify.script() == PRE_RESUME
-                && let Some(path) = &self.config.hold_socket
-                && self.hold(path)? == Answer::GiveUp
-            {
-                return self.refuse();
-            }
+            self.rebuilt = notify.script() == POST_RESTORE;
         }
         match pass(self.client, &packet.bytes, &packet.fds) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.lose_client(),
@@ -291,7 +306,11 @@ impl<'a> Talk<'a> {
                 // The runtime owes CRIU an answer for nothing: what comes from it is its end.
                 PollFd::from_borrowed_fd(self.client, PollFlags::IN),
             ];
-            fds.extend(connection.as_ref().map(|held| PollFd::new(held, PollFlags::IN)));
+            fds.extend(
+                connection
+                    .as_ref()
+                    .map(|held| PollFd::new(held, PollFlags::IN)),
+            );
             // Without a connection, the next try comes after a while.
             let ready = poll(&mut fds, connection.is_none().then_some(RETRY))?;
             drop(fds);
@@ -319,7 +338,10 @@ fn connect(path: &Path, root: Option<u32>) -> Result<Option<Connection>, Failure
     match Connection::open(path, root) {
         Ok(connection) => Ok(Some(connection)),
         Err(error) if matches!(error.kind(), NotFound | ConnectionRefused | BrokenPipe) => Ok(None),
-        Err(source) => Err(Failure::Open { what: path.display().to_string(), source }),
+        Err(source) => Err(Failure::Open {
+            what: path.display().to_string(),
+            source,
+        }),
     }
 }
 

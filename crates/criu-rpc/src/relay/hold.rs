@@ -1,7 +1,7 @@
 //! Holding restored tasks before their first instruction.
 //!
 //! ```text
-//!  relay (at pre-resume)                    holder (listens at hold_socket)
+//!  relay (at post-restore)                  holder (listens at hold_socket)
 //!    connect ─────────────────────────────▶ accept
 //!    {"version":1,"pid":4711} ────────────▶
 //!            tasks are rebuilt, none has run; minutes or days
@@ -49,11 +49,17 @@ impl Connection {
     pub(super) fn open(path: &Path, pid: Option<u32>) -> io::Result<Self> {
         let name = path.file_name().and_then(|name| name.to_str());
         let (Some(dir), Some(name)) = (path.parent(), name) else {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "hold_socket is no file"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "hold_socket is no file",
+            ));
         };
         let dir = sys::fs::open_dir(dir)?;
         let connection = socket::seqpacket_connect(dir.as_fd(), name)?;
-        let hello = serde_json::to_vec(&Hello { version: VERSION, pid })?;
+        let hello = serde_json::to_vec(&Hello {
+            version: VERSION,
+            pid,
+        })?;
         socket::send(&connection, &hello, &[])?;
         Ok(Self(connection))
     }
@@ -110,12 +116,10 @@ impl HeldRestore {
     /// # Errors
     ///
     /// Every variant of [`HoldError`].
-    pub fn accept(
-        listener: impl AsFd,
-        path: &Path,
-        deadline: Deadline,
-    ) -> Result<Self, HoldError> {
-        let late = || HoldError::Deadline { path: path.to_owned() };
+    pub fn accept(listener: impl AsFd, path: &Path, deadline: Deadline) -> Result<Self, HoldError> {
+        let late = || HoldError::Deadline {
+            path: path.to_owned(),
+        };
         if !socket::poll_readable(&listener, Some(deadline.remaining().ok_or_else(late)?))? {
             return Err(late());
         }
@@ -125,7 +129,10 @@ impl HeldRestore {
         }
         let packet = socket::recv(&socket, MAX_BYTES)?;
         match serde_json::from_slice::<Hello>(&packet.bytes) {
-            Ok(Hello { version: VERSION, pid }) => Ok(Self { socket, pid }),
+            Ok(Hello {
+                version: VERSION,
+                pid,
+            }) => Ok(Self { socket, pid }),
             _ => Err(HoldError::Protocol {
                 got: String::from_utf8_lossy(&packet.bytes).into_owned(),
             }),

@@ -39,7 +39,9 @@ pub(super) fn fields(message: &[u8]) -> Result<Vec<Field<'_>>, Malformed> {
     let mut rest = message;
     let mut found = Vec::new();
     while !rest.is_empty() {
-        let bad = Malformed { at: message.len().saturating_sub(rest.len()) };
+        let bad = Malformed {
+            at: message.len().saturating_sub(rest.len()),
+        };
         let (field, after) = field(rest).ok_or(bad)?;
         found.push(field);
         rest = after;
@@ -65,7 +67,14 @@ fn field(bytes: &[u8]) -> Option<(Field<'_>, &[u8])> {
         _ => return None,
     };
     let whole = bytes.get(..bytes.len().checked_sub(rest.len())?)?;
-    Some((Field { number, value, whole }, rest))
+    Some((
+        Field {
+            number,
+            value,
+            whole,
+        },
+        rest,
+    ))
 }
 
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
@@ -113,7 +122,10 @@ mod tests {
             0xfa, 0x07, 0x00, // 127: no bytes
         ];
         let found = fields(&message).unwrap();
-        let kinds: Vec<_> = found.iter().map(|field| (field.number, field.value)).collect();
+        let kinds: Vec<_> = found
+            .iter()
+            .map(|field| (field.number, field.value))
+            .collect();
         assert_eq!(
             kinds,
             [
@@ -124,7 +136,11 @@ mod tests {
                 (127, Value::Bytes(b"")),
             ]
         );
-        let whole: Vec<u8> = found.iter().flat_map(|field| field.whole).copied().collect();
+        let whole: Vec<u8> = found
+            .iter()
+            .flat_map(|field| field.whole)
+            .copied()
+            .collect();
         assert_eq!(whole, message);
     }
 
@@ -134,9 +150,24 @@ mod tests {
             (&[0x08][..], 0),
             (&[0x08, 0x01, 0x08, 0xff], 2),
             (&[0x12, 0x05, b'h'], 0),
-            (&[0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], 0),
-            (&[0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02], 0),
-            (&[0x08, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00], 0),
+            (
+                &[
+                    0x12, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01,
+                ],
+                0,
+            ),
+            (
+                &[
+                    0x08, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02,
+                ],
+                0,
+            ),
+            (
+                &[
+                    0x08, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00,
+                ],
+                0,
+            ),
             (&[0x0b], 0),
             (&[0x00, 0x00], 0),
         ] {
@@ -152,6 +183,9 @@ mod tests {
         put_bytes(&mut out, 1000, &long);
         let found = fields(&out).unwrap();
         assert_eq!(found[0].value, Value::Bytes(b"x"));
-        assert_eq!((found[1].number, found[1].value), (1000, Value::Bytes(&long)));
+        assert_eq!(
+            (found[1].number, found[1].value),
+            (1000, Value::Bytes(&long))
+        );
     }
 }

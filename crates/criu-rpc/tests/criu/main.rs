@@ -2,11 +2,12 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "tests fail by panicking"
 )]
 
 mod dump;
 mod program;
+mod relay;
+mod stop;
 mod support;

@@ -3,8 +3,8 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use criu_rpc::{Criu, Error, Version};
 use crate::support::{script, soon};
+use criu_rpc::{Criu, Error, Version};
 use sys::process::{Deadline, ExitStatus};
 
 /// Reads a request of two bytes or more from descriptor 3 into `t`, its type in decimal.
@@ -19,12 +19,17 @@ fn a_missing_program_is_told_from_one_that_does_not_work() {
     let temp = tempfile::tempdir().unwrap();
     let missing = Criu::new(temp.path().join("criu"));
     let error = missing.version(soon()).unwrap_err();
-    let Error::Start { source, .. } = &error else { panic!("{error}") };
+    let Error::Start { source, .. } = &error else {
+        panic!("{error}")
+    };
     assert_eq!(source.kind(), io::ErrorKind::NotFound);
     let error = missing.probe(temp.path(), soon()).unwrap_err();
     assert!(matches!(error, Error::Missing { .. }), "{error}");
     let text = error.to_string();
-    assert!(text.starts_with("checkpoint/restore requires at least CRIU 4."), "{text}");
+    assert!(
+        text.starts_with("checkpoint/restore requires at least CRIU 4."),
+        "{text}"
+    );
     assert!(text.contains(temp.path().to_str().unwrap()), "{text}");
 }
 
@@ -32,12 +37,22 @@ fn a_missing_program_is_told_from_one_that_does_not_work() {
 fn a_version_that_is_too_old_is_refused_with_what_was_found() {
     let temp = tempfile::tempdir().unwrap();
     let old = Criu::new(script(temp.path(), "criu", VERSION_3_17_1));
-    let found = Version { major: 3, minor: 17, sublevel: 1 };
+    let found = Version {
+        major: 3,
+        minor: 17,
+        sublevel: 1,
+    };
     assert_eq!(old.version(soon()).unwrap(), found);
     let error = old.probe(temp.path(), soon()).unwrap_err();
-    assert!(matches!(&error, Error::TooOld { found: version, .. } if *version == found), "{error}");
+    assert!(
+        matches!(&error, Error::TooOld { found: version, .. } if *version == found),
+        "{error}"
+    );
     let text = error.to_string();
-    assert!(text.starts_with("checkpoint/restore requires at least CRIU 4."), "{text}");
+    assert!(
+        text.starts_with("checkpoint/restore requires at least CRIU 4."),
+        "{text}"
+    );
     assert!(text.contains("found 3.17.1 at "), "{text}");
 }
 
@@ -52,26 +67,51 @@ fn a_program_that_claims_more_than_it_can_is_found_out_by_the_dump() {
     );
     let liar = Criu::new(script(temp.path(), "criu", &lines));
     let error = liar.probe(temp.path(), soon()).unwrap_err();
-    let Error::Probe { cause, found, .. } = &error else { panic!("{error:?}") };
+    let Error::Probe { cause, found, .. } = &error else {
+        panic!("{error:?}")
+    };
     assert_eq!(found.to_string(), "4.9");
-    let Error::Criu { errno: Some(95), message: Some(message), .. } = &**cause else {
+    let Error::Criu {
+        errno: Some(95),
+        message: Some(message),
+        ..
+    } = &**cause
+    else {
         panic!("{cause:?}")
     };
     assert_eq!(message, "oops");
-    assert!(error.to_string().starts_with("checkpoint/restore requires at least CRIU"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .starts_with("checkpoint/restore requires at least CRIU"),
+        "{error}"
+    );
 }
 
 #[test]
 fn a_program_that_ends_without_an_answer_is_quoted() {
     let temp = tempfile::tempdir().unwrap();
-    let other = Criu::new(script(temp.path(), "criu", "echo no such option: swrk >&2; exit 4"));
+    let other = Criu::new(script(
+        temp.path(),
+        "criu",
+        "echo no such option: swrk >&2; exit 4",
+    ));
     let error = other.version(soon()).unwrap_err();
     assert!(
-        matches!(&error, Error::Ended { status: ExitStatus::Code(4), .. }),
+        matches!(
+            &error,
+            Error::Ended {
+                status: ExitStatus::Code(4),
+                ..
+            }
+        ),
         "{error:?}"
     );
     let text = error.to_string();
-    assert_eq!(text, "criu version: exit status 4 without an answer: no such option: swrk");
+    assert_eq!(
+        text,
+        "criu version: exit status 4 without an answer: no such option: swrk"
+    );
 }
 
 #[test]
@@ -81,7 +121,16 @@ fn a_killed_program_is_seen_although_a_child_keeps_its_socket() {
     let orphaning = Criu::new(script(temp.path(), "criu", lines));
     let begin = Instant::now();
     let error = orphaning.version(soon()).unwrap_err();
-    assert!(matches!(&error, Error::Ended { status: ExitStatus::Signal(9), .. }), "{error:?}");
+    assert!(
+        matches!(
+            &error,
+            Error::Ended {
+                status: ExitStatus::Signal(9),
+                ..
+            }
+        ),
+        "{error:?}"
+    );
     assert!(begin.elapsed() < Duration::from_secs(10));
 }
 
@@ -90,11 +139,20 @@ fn garbage_and_answers_to_something_else_are_refused() {
     let temp = tempfile::tempdir().unwrap();
     let garbage = Criu::new(script(temp.path(), "garbage", "printf 'hello' >&3"));
     let error = garbage.version(soon()).unwrap_err();
-    let Error::Talk(source) = &error else { panic!("{error:?}") };
+    let Error::Talk(source) = &error else {
+        panic!("{error:?}")
+    };
     assert_eq!(source.kind(), io::ErrorKind::InvalidData);
-    let other = Criu::new(script(temp.path(), "other", r"printf '\010\002\020\001' >&3"));
+    let other = Criu::new(script(
+        temp.path(),
+        "other",
+        r"printf '\010\002\020\001' >&3",
+    ));
     let error = other.version(soon()).unwrap_err();
-    assert!(matches!(&error, Error::Protocol { got } if got == "type 2 for VERSION"), "{error:?}");
+    assert!(
+        matches!(&error, Error::Protocol { got } if got == "type 2 for VERSION"),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -105,7 +163,9 @@ fn a_program_that_never_answers_ends_at_the_deadline() {
         ..Criu::new(script(temp.path(), "criu", "exec sleep 1000"))
     };
     let begin = Instant::now();
-    let error = silent.version(Deadline::after(Duration::from_millis(200))).unwrap_err();
+    let error = silent
+        .version(Deadline::after(Duration::from_millis(200)))
+        .unwrap_err();
     assert!(matches!(error, Error::Killed { .. }), "{error:?}");
     assert!(begin.elapsed() < Duration::from_secs(10));
 }

@@ -14,7 +14,11 @@ use sys::process::{Child, Command, Deadline, Stdio};
 pub(crate) fn criu_path() -> PathBuf {
     let path = std::env::var_os("THAWD_CRIU")
         .map_or_else(|| PathBuf::from("/opt/thawd/criu/bin/criu"), PathBuf::from);
-    assert!(path.exists(), "no CRIU at {}: run scripts/install-criu.sh", path.display());
+    assert!(
+        path.exists(),
+        "no CRIU at {}: run scripts/install-criu.sh",
+        path.display()
+    );
     assert!(rustix::process::geteuid().is_root(), "CRIU needs root");
     path
 }
@@ -91,7 +95,13 @@ impl Counter {
             .new_session()
             .spawn()
             .unwrap();
-        Self { root: Root::Started(child), ask, answers, input, output }
+        Self {
+            root: Root::Started(child),
+            ask,
+            answers,
+            input,
+            output,
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -105,7 +115,10 @@ impl Counter {
     /// Asks it to count; panics when it does not within 20 s.
     pub(crate) fn count(&mut self) -> u32 {
         self.ask.write_all(b"\n").unwrap();
-        assert!(self.answers_within(Duration::from_secs(20)), "the counter does not answer");
+        assert!(
+            self.answers_within(Duration::from_secs(20)),
+            "the counter does not answer"
+        );
         let mut line = String::new();
         while !line.ends_with('\n') {
             let mut byte = [0];
@@ -126,10 +139,17 @@ impl Counter {
 
     /// Reads one number that is there.
     pub(crate) fn answer(&mut self) -> u32 {
-        assert!(self.answers_within(Duration::from_secs(20)), "the counter does not answer");
+        assert!(
+            self.answers_within(Duration::from_secs(20)),
+            "the counter does not answer"
+        );
         let mut buffer = [0; 64];
         let read = self.answers.read(&mut buffer).unwrap();
-        std::str::from_utf8(&buffer[..read]).unwrap().trim().parse().unwrap()
+        std::str::from_utf8(&buffer[..read])
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
     }
 
     /// The pipes, under the keys that CRIU gives them.
@@ -138,14 +158,18 @@ impl Counter {
             let link = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
             link.to_str().unwrap().to_owned()
         };
-        [self.input.as_fd(), self.output.as_fd()].map(|fd| InheritFd { key: key(fd), fd }).into()
+        [self.input.as_fd(), self.output.as_fd()]
+            .map(|fd| InheritFd { key: key(fd), fd })
+            .into()
     }
 
     /// Dumps it and lets it end.
     pub(crate) fn dump(&mut self, images: &Images) {
         let options = images.dump_options(self.pid());
         criu()
-            .dump(&options, soon(), &token(), &mut |_| Ok(NotifyReply::Continue))
+            .dump(&options, soon(), &token(), &mut |_| {
+                Ok(NotifyReply::Continue)
+            })
             .expect("dump");
         self.reap();
     }
@@ -154,7 +178,10 @@ impl Counter {
     pub(crate) fn reap(&mut self) {
         match std::mem::replace(&mut self.root, Root::Gone) {
             Root::Started(mut child) => {
-                child.wait(Some(Duration::from_secs(20))).unwrap().expect("the counter still runs");
+                child
+                    .wait(Some(Duration::from_secs(20)))
+                    .unwrap()
+                    .expect("the counter still runs");
             }
             Root::Restored(pid) => {
                 rustix::process::waitpid(Some(pid), WaitOptions::empty()).unwrap();

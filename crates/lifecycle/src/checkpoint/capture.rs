@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use bundler::{ArchiveWriter, CaptureOptions, PageCapture, Sink, Spool};
+use bundler::{ArchiveWriter, CaptureOptions, CaptureReport, LINK_REMAP_PREFIX, PageCapture, Sink, Spool, TreeWriter};
 use criu_rpc::{BoxError, CancelToken, DumpOptions, Notify, NotifyReply};
 use rustix::fs::OFlags;
 use sys::process::Deadline;
@@ -47,8 +47,8 @@ pub(super) struct Taken {
     /// CRIU's log and statistics.
     pub(super) work: OwnedFd,
     pub(super) sides: Vec<Side>,
-    /// Paths deleted in the root filesystem.
-    pub(super) deleted: Vec<PathBuf>,
+    /// What the container changed in its root filesystem.
+    pub(super) changes: CaptureReport,
     pub(super) mounts: DumpMounts,
     pub(super) descriptors: Vec<String>,
     pub(super) at: SystemTime,
@@ -56,7 +56,15 @@ pub(super) struct Taken {
 }
 
 /// What a capturing thread brings back.
-type SideResult = Result<(Side, Vec<PathBuf>), Error>;
+type SideResult = Result<Captured, Error>;
+
+#[derive(Debug)]
+enum Captured {
+    /// A finished tar.
+    Tree(Side),
+    /// The overlay's changes, which CRIU may still add names to.
+    Rootfs(TreeWriter<Spool>),
+}
 
 /// Dumps the container and captures its files.
 ///
@@ -107,12 +115,12 @@ pub(super) fn take(
     let (pages, outcome) = (frame.pages, frame.outcome);
     drop(options);
     match (dumped, outcome) {
-        (Ok(report), Some(Ok(Files { sides, deleted, at }))) => Ok(Taken {
+        (Ok(report), Some(Ok(Files { sides, changes, at }))) => Ok(Taken {
             pages,
             images,
             work,
             sides,
-            deleted,
+            changes,
             mounts,
             descriptors,
             at,
@@ -137,7 +145,7 @@ pub(super) fn take(
 #[derive(Debug)]
 struct Files {
     sides: Vec<Side>,
-    deleted: Vec<PathBuf>,
+    changes: CaptureReport,
     at: SystemTime,
 }
 
@@ -179,7 +187,7 @@ impl Frame<'_> {
                         }
                     }
                     Notify::PostDump => {
-                        let files = finish(std::mem::take(&mut sides), subject, at).and_then(|files| {
+                        let files = finish(std::mem::take(&mut sides), at).and_then(|files| {
                             pages.drained(Deadline::at(until)).map_err(archive_error)?;
                             Ok(files)
                         });
@@ -201,28 +209,32 @@ impl Frame<'_> {
 /// removes them right after `post-dump`.
 fn finish(
     threads: Vec<ScopedJoinHandle<'_, SideResult>>,
-    subject: &Subject,
     at: SystemTime,
 ) -> Result<Files, Error> {
-    let (mut sides, mut deleted, mut result) = (Vec::new(), Vec::new(), Ok(()));
+    let (mut sides, mut changes, mut result) = (Vec::new(), CaptureReport::default(), Ok(()));
+    // All are joined, so that none outlives the failure of another.
     for thread in threads {
         let joined = thread
             .join()
             .unwrap_or_else(|_| Err(Error::failed("capture files", "a capturing thread panicked")));
-        match joined {
-            Ok((side, gone)) => {
-                sides.push(side);
-                deleted.extend(gone);
+        let side = joined.and_then(|captured| match captured {
+            Captured::Tree(side) => Ok(side),
+            Captured::Rootfs(mut writer) => {
+                writer
+                    .append_matching(LINK_REMAP_PREFIX)
+                    .map_err(archive_error)?;
+                let (content, report) = writer.finish().map_err(archive_error)?;
+                changes = report;
+                let member = bundler::names::ROOTFS_DIFF.to_owned();
+                Ok(Side { member, content })
             }
+        });
+        match side {
+            Ok(side) => sides.push(side),
             Err(error) => result = Err(error),
         }
     }
-    result?;
-    let upper = open(&subject.upper)?;
-    if let Some(rootfs) = sides.iter_mut().find(|side| side.member == bundler::names::ROOTFS_DIFF) {
-        bundler::append_link_remaps(upper.as_fd(), &mut rootfs.content).map_err(archive_error)?;
-    }
-    Ok(Files { sides, deleted, at })
+    result.map(|()| Files { sides, changes, at })
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Error> {
@@ -237,11 +249,11 @@ fn spool(job: &Job) -> Result<Spool, Error> {
 
 /// The overlay's changes.
 fn rootfs(job: &Job, subject: &Subject) -> SideResult {
-    let mut content = spool(job)?;
+    let content = spool(job)?;
     let upper = open(&subject.upper)?;
-    let report = bundler::write_overlay_diff(upper.as_fd(), &mut content).map_err(archive_error)?;
-    let member = bundler::names::ROOTFS_DIFF.to_owned();
-    Ok((Side { member, content }, report.deleted))
+    let mut writer = TreeWriter::overlay(&upper, content).map_err(archive_error)?;
+    writer.write_all().map_err(archive_error)?;
+    Ok(Captured::Rootfs(writer))
 }
 
 /// One tmpfs of the container, reached through its first process.
@@ -252,16 +264,15 @@ fn tree(job: &Job, init: u32, destination: &Path, member: String) -> SideResult 
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = sys::fs::open_beneath(&root, inner, flags)
         .map_err(|error| Error::io("open the container's", destination, error))?;
-    bundler::capture_tree(directory.as_fd(), &mut content).map_err(archive_error)?;
-    Ok((Side { member, content }, Vec::new()))
+    bundler::capture_tree(&directory, &mut content).map_err(archive_error)?;
+    Ok(Captured::Tree(Side { member, content }))
 }
 
 /// The pod's /dev/shm.
 fn pod_shm(job: &Job, path: &Path) -> SideResult {
     let mut content = spool(job)?;
-    let directory = open(path)?;
-    bundler::capture_tree(directory.as_fd(), &mut content).map_err(archive_error)?;
-    Ok((Side { member: bundler::names::DEVSHM.to_owned(), content }, Vec::new()))
+    bundler::capture_tree(open(path)?, &mut content).map_err(archive_error)?;
+    Ok(Captured::Tree(Side { member: bundler::names::DEVSHM.to_owned(), content }))
 }
 
 fn options<'a>(

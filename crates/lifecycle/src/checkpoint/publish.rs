@@ -46,8 +46,9 @@ pub(super) fn publish(
             .map_err(|error| Error::failed(format!("read back {}", side.member), error))?;
         writer.append_reader(&side.member, reader).map_err(archive_error)?;
     }
-    if !taken.deleted.is_empty() {
-        append(&mut writer, names::DELETED_FILES, &json(&taken.deleted)?)?;
+    if !taken.changes.deleted.is_empty() || !taken.changes.opaque.is_empty() {
+        let list = taken.changes.deleted_files().map_err(archive_error)?;
+        append(&mut writer, names::DELETED_FILES, &list)?;
     }
     append_log(&mut writer, job)?;
     let facts = metadata::Facts {

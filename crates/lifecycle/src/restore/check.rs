@@ -31,7 +31,7 @@ pub(crate) fn check(
     let request = policy::request(spec)?;
     let staged = staging::Staged::open(&directory)?;
     let summary = images_policy::check(&staged, &request).map_err(|found| explain(&found))?;
-    repair(&directory, &staged)?;
+    // REPAIR repair(&directory, &staged)?;
     if let Some(diff) = staging::open(&directory, bundler::names::ROOTFS_DIFF)? {
         let root = sys::fs::open_dir(&rootfs.merged)
             .map_err(|error| Error::io("open", &rootfs.merged, error))?;
@@ -52,23 +52,6 @@ fn explain(found: &[Violation]) -> Error {
     } else {
         Error::invalid("checkpoint images", text)
     }
-}
-
-/// Edits what CRIU restores wrongly (a periodic timer whose expiry was not read yet).
-fn repair(directory: &Path, staged: &staging::Staged) -> Result<(), Error> {
-    use criu_images::ImageSource as _;
-    use std::io::Read as _;
-    let failed = |error: std::io::Error| Error::failed("repair files.img", error);
-    let Some(mut image) = staged.open("files.img").map_err(failed)? else { return Ok(()) };
-    let mut bytes = Vec::new();
-    image.read_to_end(&mut bytes).map_err(failed)?;
-    let repaired = criu_images::repair::timers(&bytes)
-        .map_err(|error| Error::invalid("files.img", chain(&error)))?;
-    if let Some(repaired) = repaired {
-        let path = staging::images(directory).join("files.img");
-        sys::fs::replace_path(&path, 0o600, &repaired).map_err(failed)?;
-    }
-    Ok(())
 }
 
 /// Mount points whose content this host has, and where.

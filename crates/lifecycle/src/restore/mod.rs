@@ -65,7 +65,7 @@ pub(crate) async fn find(
     if image.checkpoint.is_none() {
         return Ok(None);
     }
-    let path = ctx.images.checkpoint_archive(&image).map_err(failed)?;
+    let Some(path) = ctx.images.checkpoint_blob(&image) else { return Ok(None) };
     let file = std::fs::File::open(&path)
         .map_err(|error| Error::io("open checkpoint image", &path, error))?;
     Ok(Some(Source { path, name: config.image.clone(), file }))

@@ -35,8 +35,9 @@ pub(crate) fn stage(source: Source, directory: &Path) -> Result<bundler::Manifes
     let name = source.name.clone();
     let wrong = |error| archive_error(&name, error);
     let failed = |what: &Path, error| Error::io("prepare", what, error);
-    let mut archive = Archive::open(source.file).map_err(wrong)?;
-    let manifest = archive.verify().map_err(wrong)?.manifest().clone();
+    let archive = Archive::open(source.file).map_err(wrong)?;
+    let verified = archive.verify().map_err(wrong)?;
+    let manifest = verified.manifest().clone();
     let (images, work) = (images(directory), work(directory));
     for path in [&images, &work] {
         sys::fs::make_dir_all(path, 0o700).map_err(|error| failed(path, error))?;

@@ -13,6 +13,9 @@ fn it_ends_on_sigterm_and_on_sigint() {
     for signal in [15, 2] {
         let mut child = Command::new(MONITOR).arg("pause").spawn().unwrap();
         assert_eq!(child.wait(Some(Duration::from_millis(100))).unwrap(), None);
+        let kib = sys::proc::status(child.pid()).unwrap().rss_bytes / 1024;
+        eprintln!("an idle pause's VmRSS is {kib} KiB");
+        assert!(kib <= 2048);
         child.kill_group(signal).unwrap();
         assert_eq!(
             child.wait(PATIENCE).unwrap(),

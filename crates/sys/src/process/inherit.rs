@@ -52,8 +52,13 @@ impl Command {
     /// ([`take_inherited`]). Only program and arguments of the command count. Returns only when
     /// that fails.
     #[must_use]
-    #[expect(clippy::disallowed_methods, reason = "replaces this process; no child is started")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "replaces this process; no child is started"
+    )]
     pub fn exec(self) -> io::Error {
-        std::process::Command::new(&self.program).args(&self.args).exec()
+        std::process::Command::new(&self.program)
+            .args(&self.args)
+            .exec()
     }
 }

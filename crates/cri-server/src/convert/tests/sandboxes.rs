@@ -138,139 +138,142 @@ fn the_older_text_of_seccomp_is_understood() {
     }
 }
 
+type Change = fn(&mut v1::PodSandboxConfig);
+
+/// What is changed in the least request, and the field that the error must name.
+const BAD_VALUES: &[(&str, Change)] = &[
+    ("metadata", |c| c.metadata = None),
+    ("metadata.name", |c| {
+        c.metadata.as_mut().unwrap().name.clear()
+    }),
+    ("metadata.name", |c| {
+        c.metadata.as_mut().unwrap().name = "../x".into()
+    }),
+    ("metadata.uid", |c| {
+        c.metadata.as_mut().unwrap().uid = "a/b".into()
+    }),
+    ("metadata.namespace", |c| {
+        c.metadata.as_mut().unwrap().namespace = "a\n".into()
+    }),
+    ("hostname", |c| c.hostname = "a b".into()),
+    ("hostname", |c| c.hostname = "x".repeat(65)),
+    ("log_directory", |c| c.log_directory = "var/log".into()),
+    ("log_directory", |c| {
+        c.log_directory = "/var/log/../x".into()
+    }),
+    ("dns_config.servers[0]", |c| {
+        c.dns_config.get_or_insert_default().servers = vec!["1.2.3.4\nsearch x".into()];
+    }),
+    ("dns_config.searches[0]", |c| {
+        c.dns_config.get_or_insert_default().searches = vec!["a b".into()];
+    }),
+    ("dns_config.options[0]", |c| {
+        c.dns_config.get_or_insert_default().options = vec![String::new()];
+    }),
+    ("port_mappings[0].protocol", |c| {
+        c.port_mappings = vec![v1::PortMapping {
+            protocol: 7,
+            ..Default::default()
+        }];
+    }),
+    ("port_mappings[0].container_port", |c| {
+        c.port_mappings = vec![v1::PortMapping::default()];
+    }),
+    ("port_mappings[0].host_port", |c| {
+        c.port_mappings = vec![v1::PortMapping {
+            container_port: 1,
+            host_port: 65536,
+            ..Default::default()
+        }];
+    }),
+    ("port_mappings[0].host_ip", |c| {
+        c.port_mappings = vec![v1::PortMapping {
+            container_port: 1,
+            host_ip: "localhost".into(),
+            ..Default::default()
+        }];
+    }),
+    ("labels", |c| {
+        drop(c.labels.insert(String::new(), String::new()))
+    }),
+    ("annotations", |c| {
+        drop(c.annotations.insert("a".into(), "x".repeat(1 << 20)))
+    }),
+    ("linux.cgroup_parent", |c| {
+        linux(c).cgroup_parent = "/a/../b".into()
+    }),
+    ("linux.resources.cpu_shares", |c| {
+        linux(c).resources.get_or_insert_default().cpu_shares = -1;
+    }),
+    ("linux.overhead.memory_limit_in_bytes", |c| {
+        linux(c)
+            .overhead
+            .get_or_insert_default()
+            .memory_limit_in_bytes = -1;
+    }),
+    ("linux.security_context.namespace_options.network", |c| {
+        namespaces(c).network = v1::NamespaceMode::Container.into();
+    }),
+    ("linux.security_context.namespace_options.ipc", |c| {
+        namespaces(c).ipc = v1::NamespaceMode::Target.into();
+    }),
+    ("linux.security_context.namespace_options.pid", |c| {
+        namespaces(c).pid = v1::NamespaceMode::Target.into();
+    }),
+    ("linux.security_context.namespace_options.pid", |c| {
+        namespaces(c).pid = 9
+    }),
+    (
+        "linux.security_context.namespace_options.userns_options.mode",
+        |c| {
+            namespaces(c).userns_options = Some(v1::UserNamespace::default());
+        },
+    ),
+    ("linux.security_context.run_as_user", |c| {
+        security(c).run_as_user = Some(v1::Int64Value { value: -1 });
+    }),
+    ("linux.security_context.run_as_group", |c| {
+        security(c).run_as_group = Some(v1::Int64Value { value: 1 });
+    }),
+    ("linux.security_context.supplemental_groups[1]", |c| {
+        security(c).supplemental_groups = vec![1, 1 << 32];
+    }),
+    ("linux.security_context.seccomp.profile_type", |c| {
+        let profile = v1::SecurityProfile {
+            profile_type: 3,
+            ..Default::default()
+        };
+        security(c).seccomp = Some(profile);
+    }),
+    ("linux.security_context.seccomp.localhost_ref", |c| {
+        security(c).seccomp = Some(v1::SecurityProfile {
+            profile_type: v1::security_profile::ProfileType::Localhost.into(),
+            localhost_ref: "profiles/p.json".into(),
+        });
+    }),
+    ("linux.sysctls[\"kernel.core_pattern\"]", |c| {
+        sysctl(c, "kernel.core_pattern")
+    }),
+    ("linux.sysctls[\"net\"]", |c| sysctl(c, "net")),
+    ("linux.sysctls[\"net.../..//kernel\"]", |c| {
+        sysctl(c, "net.../..//kernel")
+    }),
+    ("linux.sysctls[\"net./.kernel\"]", |c| {
+        sysctl(c, "net./.kernel")
+    }),
+    ("linux.sysctls[\"net.ipv4.ip_forward\"]", |c| {
+        sysctl(c, "net.ipv4.ip_forward");
+        namespaces(c).network = v1::NamespaceMode::Node.into();
+    }),
+    ("linux.sysctls[\"kernel.shmmax\"]", |c| {
+        sysctl(c, "kernel.shmmax");
+        namespaces(c).ipc = v1::NamespaceMode::Node.into();
+    }),
+];
+
 #[test]
 fn bad_values_are_refused_by_field() {
-    type Change = fn(&mut v1::PodSandboxConfig);
-    let cases: Vec<(&str, Change)> = vec![
-        ("metadata", |c| c.metadata = None),
-        ("metadata.name", |c| {
-            c.metadata.as_mut().unwrap().name.clear()
-        }),
-        ("metadata.name", |c| {
-            c.metadata.as_mut().unwrap().name = "../x".into()
-        }),
-        ("metadata.uid", |c| {
-            c.metadata.as_mut().unwrap().uid = "a/b".into()
-        }),
-        ("metadata.namespace", |c| {
-            c.metadata.as_mut().unwrap().namespace = "a\n".into()
-        }),
-        ("hostname", |c| c.hostname = "a b".into()),
-        ("hostname", |c| c.hostname = "x".repeat(65)),
-        ("log_directory", |c| c.log_directory = "var/log".into()),
-        ("log_directory", |c| {
-            c.log_directory = "/var/log/../x".into()
-        }),
-        ("dns_config.servers[0]", |c| {
-            c.dns_config.get_or_insert_default().servers = vec!["1.2.3.4\nsearch x".into()];
-        }),
-        ("dns_config.searches[0]", |c| {
-            c.dns_config.get_or_insert_default().searches = vec!["a b".into()];
-        }),
-        ("dns_config.options[0]", |c| {
-            c.dns_config.get_or_insert_default().options = vec![String::new()];
-        }),
-        ("port_mappings[0].protocol", |c| {
-            c.port_mappings = vec![v1::PortMapping {
-                protocol: 7,
-                ..Default::default()
-            }];
-        }),
-        ("port_mappings[0].container_port", |c| {
-            c.port_mappings = vec![v1::PortMapping::default()];
-        }),
-        ("port_mappings[0].host_port", |c| {
-            c.port_mappings = vec![v1::PortMapping {
-                container_port: 1,
-                host_port: 65536,
-                ..Default::default()
-            }];
-        }),
-        ("port_mappings[0].host_ip", |c| {
-            c.port_mappings = vec![v1::PortMapping {
-                container_port: 1,
-                host_ip: "localhost".into(),
-                ..Default::default()
-            }];
-        }),
-        ("labels", |c| {
-            drop(c.labels.insert(String::new(), String::new()))
-        }),
-        ("annotations", |c| {
-            drop(c.annotations.insert("a".into(), "x".repeat(1 << 20)))
-        }),
-        ("linux.cgroup_parent", |c| {
-            linux(c).cgroup_parent = "/a/../b".into()
-        }),
-        ("linux.resources.cpu_shares", |c| {
-            linux(c).resources.get_or_insert_default().cpu_shares = -1;
-        }),
-        ("linux.overhead.memory_limit_in_bytes", |c| {
-            linux(c)
-                .overhead
-                .get_or_insert_default()
-                .memory_limit_in_bytes = -1;
-        }),
-        ("linux.security_context.namespace_options.network", |c| {
-            namespaces(c).network = v1::NamespaceMode::Container.into();
-        }),
-        ("linux.security_context.namespace_options.ipc", |c| {
-            namespaces(c).ipc = v1::NamespaceMode::Target.into();
-        }),
-        ("linux.security_context.namespace_options.pid", |c| {
-            namespaces(c).pid = v1::NamespaceMode::Target.into();
-        }),
-        ("linux.security_context.namespace_options.pid", |c| {
-            namespaces(c).pid = 9
-        }),
-        (
-            "linux.security_context.namespace_options.userns_options.mode",
-            |c| {
-                namespaces(c).userns_options = Some(v1::UserNamespace::default());
-            },
-        ),
-        ("linux.security_context.run_as_user", |c| {
-            security(c).run_as_user = Some(v1::Int64Value { value: -1 });
-        }),
-        ("linux.security_context.run_as_group", |c| {
-            security(c).run_as_group = Some(v1::Int64Value { value: 1 });
-        }),
-        ("linux.security_context.supplemental_groups[1]", |c| {
-            security(c).supplemental_groups = vec![1, 1 << 32];
-        }),
-        ("linux.security_context.seccomp.profile_type", |c| {
-            let profile = v1::SecurityProfile {
-                profile_type: 3,
-                ..Default::default()
-            };
-            security(c).seccomp = Some(profile);
-        }),
-        ("linux.security_context.seccomp.localhost_ref", |c| {
-            security(c).seccomp = Some(v1::SecurityProfile {
-                profile_type: v1::security_profile::ProfileType::Localhost.into(),
-                localhost_ref: "profiles/p.json".into(),
-            });
-        }),
-        ("linux.sysctls[\"kernel.core_pattern\"]", |c| {
-            sysctl(c, "kernel.core_pattern")
-        }),
-        ("linux.sysctls[\"net\"]", |c| sysctl(c, "net")),
-        ("linux.sysctls[\"net.../..//kernel\"]", |c| {
-            sysctl(c, "net.../..//kernel")
-        }),
-        ("linux.sysctls[\"net./.kernel\"]", |c| {
-            sysctl(c, "net./.kernel")
-        }),
-        ("linux.sysctls[\"net.ipv4.ip_forward\"]", |c| {
-            sysctl(c, "net.ipv4.ip_forward");
-            namespaces(c).network = v1::NamespaceMode::Node.into();
-        }),
-        ("linux.sysctls[\"kernel.shmmax\"]", |c| {
-            sysctl(c, "kernel.shmmax");
-            namespaces(c).ipc = v1::NamespaceMode::Node.into();
-        }),
-    ];
-    for (field, change) in cases {
+    for (field, change) in BAD_VALUES {
         let mut request = least();
         change(&mut request);
         let error = sandbox_config(request).expect_err(field).to_string();

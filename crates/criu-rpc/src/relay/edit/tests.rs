@@ -2,7 +2,10 @@ use super::*;
 use crate::proto::{CriuReq, ExtMountMap, InheritFd};
 
 fn mount(key: &str, val: &str) -> ExtMountMap {
-    ExtMountMap { key: key.into(), val: val.into() }
+    ExtMountMap {
+        key: key.into(),
+        val: val.into(),
+    }
 }
 
 /// What runc sends, about.
@@ -18,10 +21,16 @@ fn restore() -> CriuReq {
             evasive_devices: Some(true),
             manage_cgroups: Some(true),
             manage_cgroups_mode: Some(proto::CriuCgMode::Soft.into()),
-            cg_root: vec![proto::CgroupRoot { ctrl: None, path: b"/x".to_vec() }],
+            cg_root: vec![proto::CgroupRoot {
+                ctrl: None,
+                path: b"/x".to_vec(),
+            }],
             rst_sibling: Some(true),
             config_file: Some(b"/etc/criu/runc.conf".to_vec()),
-            inherit_fd: vec![InheritFd { key: b"pipe:[1]".to_vec(), fd: 1 }],
+            inherit_fd: vec![InheritFd {
+                key: b"pipe:[1]".to_vec(),
+                fd: 1,
+            }],
             ext_mnt: vec![mount("/etc/hosts", "/old"), mount("/data", "/srv")],
             external: vec![b"mnt[/dev]:/d".to_vec(), b"net[4]:n".to_vec()],
             ..CriuOpts::default()
@@ -32,7 +41,13 @@ fn restore() -> CriuReq {
 
 fn edit(request: &CriuReq, numbers: ClientNumbers, config: &RelayConfig) -> CriuReq {
     let bytes = request.encode_to_vec();
-    CriuReq::decode(Request::parse(&bytes).unwrap().edited(numbers, config).as_slice()).unwrap()
+    CriuReq::decode(
+        Request::parse(&bytes)
+            .unwrap()
+            .edited(numbers, config)
+            .as_slice(),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -41,10 +56,17 @@ fn the_numbers_of_the_client_are_found_and_replaced_and_the_rest_stays() {
     let bytes = expected.encode_to_vec();
     let request = Request::parse(&bytes).unwrap();
     assert!(request.is_restore());
-    let found =
-        ClientNumbers { images_dir: Some(7), work_dir: Some(8), ..ClientNumbers::default() };
+    let found = ClientNumbers {
+        images_dir: Some(7),
+        work_dir: Some(8),
+        ..ClientNumbers::default()
+    };
     assert_eq!(request.numbers, found);
-    let ours = ClientNumbers { images_dir: Some(40), work_dir: Some(41), ..found };
+    let ours = ClientNumbers {
+        images_dir: Some(40),
+        work_dir: Some(41),
+        ..found
+    };
     let edited = edit(&expected, ours, &RelayConfig::new("/c"));
     let opts = expected.opts.as_mut().unwrap();
     (opts.images_dir_fd, opts.work_dir_fd, opts.config_file) = (40, Some(41), None);
@@ -70,7 +92,10 @@ fn the_configuration_is_put_over_what_the_runtime_asks_for() {
         evasive_devices: Some(false),
         ..RelayConfig::new("/c")
     };
-    let ours = ClientNumbers { images_dir: Some(40), ..ClientNumbers::default() };
+    let ours = ClientNumbers {
+        images_dir: Some(40),
+        ..ClientNumbers::default()
+    };
     let mut expected = restore();
     let edited = edit(&expected, ours, &config);
     let opts = expected.opts.as_mut().unwrap();
@@ -102,13 +127,22 @@ fn the_configuration_is_put_over_what_the_runtime_asks_for() {
 fn other_requests_get_numbers_only() {
     let mut expected = restore();
     expected.r#type = CriuReqType::Dump.into();
-    let config = RelayConfig { tcp_close: true, ..RelayConfig::new("/c") };
-    let ours = ClientNumbers { images_dir: Some(9), ..ClientNumbers::default() };
+    let config = RelayConfig {
+        tcp_close: true,
+        ..RelayConfig::new("/c")
+    };
+    let ours = ClientNumbers {
+        images_dir: Some(9),
+        ..ClientNumbers::default()
+    };
     let edited = edit(&expected, ours, &config);
     expected.opts.as_mut().unwrap().images_dir_fd = 9;
     assert_eq!(edited, expected);
 
-    let version = CriuReq { r#type: CriuReqType::Version.into(), ..CriuReq::default() };
+    let version = CriuReq {
+        r#type: CriuReqType::Version.into(),
+        ..CriuReq::default()
+    };
     assert_eq!(edit(&version, ClientNumbers::default(), &config), version);
 }
 
@@ -123,13 +157,22 @@ fn fields_of_a_newer_protocol_pass() {
     let edited = request.edited(request.numbers, &RelayConfig::new("/c"));
     let top = wire::fields(&edited).unwrap();
     assert!(top.iter().any(|field| field.whole == unknown));
-    let opts: Vec<_> = top.iter().filter(|field| field.number == number::REQ_OPTS).collect();
+    let opts: Vec<_> = top
+        .iter()
+        .filter(|field| field.number == number::REQ_OPTS)
+        .collect();
     assert_eq!(opts.len(), 1);
-    let Value::Bytes(opts) = opts[0].value else { panic!() };
+    let Value::Bytes(opts) = opts[0].value else {
+        panic!()
+    };
     let inner = wire::fields(opts).unwrap();
     assert!(inner.iter().any(|field| field.value == Value::Bytes(b"y")));
     let seven = Value::Varint(7);
-    assert!(inner.iter().any(|field| field.number == number::IMAGES_DIR_FD && field.value == seven));
+    assert!(
+        inner
+            .iter()
+            .any(|field| field.number == number::IMAGES_DIR_FD && field.value == seven)
+    );
 }
 
 #[test]
@@ -140,7 +183,9 @@ fn absent_directories_stay_absent() {
     let bytes = request.encode_to_vec();
     let parsed = Request::parse(&bytes).unwrap();
     assert_eq!(parsed.numbers, ClientNumbers::default());
-    let edited = edit(&request, ClientNumbers::default(), &RelayConfig::new("/c")).opts.unwrap();
+    let edited = edit(&request, ClientNumbers::default(), &RelayConfig::new("/c"))
+        .opts
+        .unwrap();
     assert_eq!((edited.images_dir_fd, edited.work_dir_fd), (-1, None));
     assert_eq!(edited.images_dir(), b"/i");
 }

@@ -282,5 +282,4 @@ fn date(days_since_1970: u64) -> (u64, u64, u64) {
 }
 
 #[cfg(test)]
-#[path = "cri_log_tests.rs"]
 mod tests;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use monitor::wire::{self, MAX_START_BYTES, Start, StartFailure, Startup};
 use monitor::{MonitorSpec, VERSION, names};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use sys::process::{Child, Command, Deadline, Stdio};
 use sys::pty::ConsoleSocket;
 use sys::signal::{self, SignalFd};
@@ -82,6 +82,11 @@ fn with_resources(
 ) -> Result<Prepared, StartFailure> {
     let run_dir = open_directory(&spec.run_dir).map_err(failed_at("open", &spec.run_dir))?;
     let server = Server::listen(run_dir.as_fd()).map_err(failed_at("listen in", &spec.run_dir))?;
+    // Of an earlier container in this directory, if there was one: it must not be taken for ours.
+    match rustix::fs::unlinkat(&run_dir, names::EXIT, AtFlags::empty()) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+        Err(error) => return Err(failed_at("remove an old record in", &spec.run_dir)(error)),
+    }
     let pid = format!("{}\n", std::process::id());
     sys::fs::replace(&run_dir, names::PID, 0o600, pid.as_bytes())
         .map_err(failed_at("write the pid in", &spec.run_dir))?;
