@@ -33,7 +33,8 @@ command -v go >/dev/null ||
 go=$(GOTOOLCHAIN=auto go -C "$repo/integration/tools/cri" env GOVERSION) ||
     die "$(go version) cannot build integration/tools: Go 1.26 or newer is needed"
 
-# Kubernetes has its version told by the linker.
+# The programs have their versions told by the linker.
+crictl_flags="-s -w -X sigs.k8s.io/cri-tools/pkg/version.Version=v1.36.0"
 kubernetes=v1.37.0
 version=k8s.io/component-base/version
 kubernetes_flags="-s -w -X $version.gitVersion=$kubernetes -X $version.gitMajor=1 -X $version.gitMinor=37"
@@ -62,7 +63,7 @@ exec 9>"$cache/lock"
 flock 9
 for tool in "${wanted[@]}"; do
     case $tool in
-    crictl) build crictl cri sigs.k8s.io/cri-tools/cmd/crictl go build -ldflags "-s -w" ;;
+    crictl) build crictl cri sigs.k8s.io/cri-tools/cmd/crictl go build -ldflags "$crictl_flags" ;;
     critest) build critest cri sigs.k8s.io/cri-tools/cmd/critest go test -c -ldflags "-s -w" ;;
     kubelet)
         build kubelet k8s k8s.io/kubernetes/cmd/kubelet go build -ldflags "$kubernetes_flags"

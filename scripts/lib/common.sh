@@ -49,7 +49,13 @@ quietly() {
     start=$(date +%s)
     say "$what"
     (
-        while sleep 15; do say "$what: still at it after $(elapsed "$start")"; done
+        # The sleep must end with its loop: it holds the caller's pipe open.
+        trap 'kill "$!" 2>/dev/null; exit 0' TERM
+        while :; do
+            sleep 15 &
+            wait "$!"
+            say "$what: still at it after $(elapsed "$start")"
+        done
     ) &
     beat=$!
     "$@" >"$log" 2>&1 || status=$?

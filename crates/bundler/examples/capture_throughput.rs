@@ -1,6 +1,6 @@
 //! Measures how fast memory goes from named pipes into an archive.
 //!
-//! `capture_throughput DIRECTORY MIB [direct] [split]`: a thread plays CRIU and splices MIB MiB of
+//! `capture_throughput DIRECTORY MIB [direct|buffered] [split]`: a thread plays CRIU and splices MIB MiB of
 //! a memory file into `pages-1.img` (with `split`: a quarter of it, then the rest into
 //! `pages-2.img`, which is expected to be the largest). No byte is copied on its side. Prints the
 //! time until everything is in the file, until it is digested and laid out, and until it is
@@ -40,7 +40,7 @@ fn play_criu(memory: &File, images: &Path, parts: &[u64]) -> Duration {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [directory, mebibytes, options @ ..] = arguments.as_slice() else {
-        println!("usage: capture_throughput DIRECTORY MIB [direct] [split]");
+        println!("usage: capture_throughput DIRECTORY MIB [direct|buffered] [split]");
         return;
     };
     let bytes = mebibytes.parse::<u64>().unwrap() << 20;
@@ -62,7 +62,11 @@ fn main() {
     let options = CaptureOptions {
         max_files: 8,
         expected: &parts,
-        sink: if has("direct") { Sink::Direct } else { Sink::Buffered },
+        sink: match (has("direct"), has("buffered")) {
+            (true, _) => Sink::Direct,
+            (_, true) => Sink::Buffered,
+            _ => Sink::Adaptive,
+        },
     };
     let begin = Instant::now();
     let mut capture = writer.capture_pages(&images, &options).unwrap();

@@ -35,7 +35,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread::JoinHandle;
 
-use rustix::fs::{AtFlags, OFlags};
+use rustix::fs::AtFlags;
 use rustix::process::Resource;
 use sys::process::Deadline;
 
@@ -47,10 +47,12 @@ use crate::writer::{ArchiveWriter, padded_data_offset};
 
 mod digest;
 mod pump;
+mod route;
 mod settle;
 
 use digest::Digests;
 use pump::{Layout, Pump, Signal};
+use route::Route;
 
 /// Capacity asked for each pipe.
 const PIPE_BYTES: usize = 1 << 20;
@@ -62,11 +64,14 @@ const MAX_RESERVED: u64 = 4 << 40;
 /// How the memory gets to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sink {
-    /// Through the page cache: fastest when memory is warm, and a restore here finds it warm.
+    /// Whichever of the other two turns out faster while it happens; small amounts always go
+    /// through the page cache.
     #[default]
+    Adaptive,
+    /// Through the page cache: fast while memory is warm, and a restore here finds it warm.
     Buffered,
-    /// Past the page cache (`O_DIRECT`), where the filesystem can and the data is aligned: for
-    /// more memory than the page cache should lose. Digests are then read back from the disk.
+    /// Past the page cache (`O_DIRECT`), where the filesystem can and the data is aligned.
+    /// Digests are then read back from the disk, after [`PageCapture::drained`].
     Direct,
 }
 
@@ -154,13 +159,9 @@ impl ArchiveWriter {
             pipes.push((number, Some(reader)));
         }
         let signal = Arc::new(Signal::new().map_err(failed)?);
-        let digests = Digests::start(&self.file, options.sink, &signal).map_err(failed)?;
+        let digests = Digests::start(&self.file, &signal).map_err(failed)?;
         let pump = Pump {
-            file: self.file.try_clone().map_err(failed)?,
-            direct: match options.sink {
-                Sink::Direct => pump::open_direct(&self.file, OFlags::WRONLY),
-                Sink::Buffered => None,
-            },
+            route: Route::new(&self.file, options.sink).map_err(failed)?,
             images: images.try_clone().map_err(failed)?,
             pipes,
             layout: self.layout(options.expected)?,

@@ -289,3 +289,6 @@ fn copy(from: &mut impl Read, to: &mut impl io::Write) -> io::Result<u64> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

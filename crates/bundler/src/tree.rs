@@ -70,3 +70,6 @@ pub fn restore_tree(
 pub(crate) fn path_of(bytes: &[u8]) -> PathBuf {
     Path::new(OsStr::from_bytes(bytes)).to_owned()
 }
+
+#[cfg(test)]
+mod tests;

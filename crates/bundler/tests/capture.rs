@@ -106,8 +106,9 @@ fn check_listing(location: &Path, manifest: &Manifest) {
 /// GNU tar unpacks what was put in.
 fn check_unpacked(location: &Path, contents: &[Vec<u8>]) {
     let target = tempfile::tempdir_in("/var/tmp").unwrap();
-    let unpack = Command::new("tar").arg("-xf").arg(location).arg("-C").arg(target.path());
-    assert!({ unpack }.status().unwrap().success());
+    let mut unpack = Command::new("tar");
+    unpack.arg("-xf").arg(location).arg("-C").arg(target.path());
+    assert!(unpack.status().unwrap().success());
     for (index, content) in contents.iter().enumerate() {
         let path = target.path().join(format!("checkpoint/pages-{}.img", index + 1));
         assert!(&std::fs::read(path).unwrap() == content);
@@ -245,22 +246,21 @@ fn an_abort_while_memory_streams_ends_the_writer_at_once() {
         let options = CaptureOptions { max_files: 2, expected: &[1, 2], sink: Sink::Buffered };
         let capture = writer.capture_pages(&images.fd, &options).unwrap();
         let path = images.path.clone();
-        let criu = std::thread::spawn(move || {
+        let endless = move || -> Result<(), std::io::Error> {
             let block = vec![1_u8; 1 << 20];
-            for number in (1..=2).cycle() {
-                let mut image = open_page_image(&path, number)?;
-                for _ in 0..50 {
-                    image.write_all(&block)?;
-                }
+            open_page_image(&path, 1)?.write_all(&block)?;
+            let mut image = open_page_image(&path, 2)?;
+            loop {
+                image.write_all(&block)?;
             }
-            Ok::<(), std::io::Error>(())
-        });
+        };
+        let criu = std::thread::spawn(move || endless().unwrap_err());
         let handle = capture.abort_handle();
         let (_keep, pause) = std::sync::mpsc::channel::<()>();
         pause.recv_timeout(Duration::from_millis(after_ms)).unwrap_err();
         handle.abort();
         capture.abort();
-        let error = criu.join().unwrap().unwrap_err();
+        let error: std::io::Error = criu.join().unwrap();
         let kinds = [std::io::ErrorKind::BrokenPipe, std::io::ErrorKind::IsADirectory];
         assert!(kinds.contains(&error.kind()), "{error:?}");
         assert_eq!(names(directory.path()), [""; 0]);
@@ -277,8 +277,8 @@ fn a_full_disk_fails_the_capture_and_the_writer() {
         let writer = ArchiveWriter::create(&directory.path().join("a.tar")).unwrap();
         let options = CaptureOptions { max_files: 2, expected: &[1, 2], sink: Sink::Adaptive };
         let mut capture = writer.capture_pages(&images.fd, &options).unwrap();
+        let contents = [noise(64 << 20, 1)];
         let error = std::thread::scope(|scope| {
-            let contents = [noise(64 << 20, 1)];
             let criu = scope.spawn(|| play_criu(&images.path, &contents).unwrap_err());
             criu.join().map(|error| error.kind()).unwrap()
         });

@@ -79,10 +79,15 @@ impl<'a> Entries<'a> {
 
     /// The next entry's message; `None` at the end of the file.
     pub(crate) fn next(&mut self) -> Result<Option<Vec<u8>>, ImageError> {
-        let Some(length) = self.word()? else { return Ok(None) };
+        let Some(length) = self.word()? else {
+            return Ok(None);
+        };
         let length = u64::from(length);
         if length > self.max_entry_bytes {
-            return Err(ImageError::EntryTooLarge { bytes: length, limit: self.max_entry_bytes });
+            return Err(ImageError::EntryTooLarge {
+                bytes: length,
+                limit: self.max_entry_bytes,
+            });
         }
         self.seen += 1;
         if self.seen > self.max_entries {
@@ -100,7 +105,11 @@ impl<'a> Entries<'a> {
     /// Passes over `length` bytes of raw data.
     pub(crate) fn skip(&mut self, length: u64) -> Result<(), ImageError> {
         let skipped = io::copy(&mut self.reader.by_ref().take(length), &mut io::sink())?;
-        if skipped == length { Ok(()) } else { Err(ImageError::Truncated) }
+        if skipped == length {
+            Ok(())
+        } else {
+            Err(ImageError::Truncated)
+        }
     }
 
     /// Passes over the rest of the file; its length.
@@ -175,13 +184,31 @@ mod tests {
     #[test]
     fn wrong_magic_and_limits_are_told() {
         let mut bytes = pstree(&[b"one", b"two"]);
-        let limits = Limits { max_entry_bytes: 2, ..Limits::default() };
+        let limits = Limits {
+            max_entry_bytes: 2,
+            ..Limits::default()
+        };
         let error = read(&bytes, &limits).unwrap_err();
-        assert!(matches!(error, ImageError::EntryTooLarge { bytes: 3, limit: 2 }));
-        let limits = Limits { max_entries: 1, ..Limits::default() };
-        assert!(matches!(read(&bytes, &limits).unwrap_err(), ImageError::TooManyEntries(1)));
+        assert!(matches!(
+            error,
+            ImageError::EntryTooLarge { bytes: 3, limit: 2 }
+        ));
+        let limits = Limits {
+            max_entries: 1,
+            ..Limits::default()
+        };
+        assert!(matches!(
+            read(&bytes, &limits).unwrap_err(),
+            ImageError::TooManyEntries(1)
+        ));
         bytes[4] ^= 1;
         let error = read(&bytes, &Limits::default()).unwrap_err();
-        assert!(matches!(error, ImageError::Magic { expected: 0x5027_3030, .. }));
+        assert!(matches!(
+            error,
+            ImageError::Magic {
+                expected: 0x5027_3030,
+                ..
+            }
+        ));
     }
 }

@@ -8,6 +8,7 @@ mod model;
 mod names;
 pub mod policy;
 mod proto;
+pub mod repair;
 mod schema;
 pub mod seccomp;
 mod source;

@@ -54,7 +54,9 @@ impl Images {
 
     /// Identifiers of the kernel objects of a process: `ids-PID.img`, or the copy in its core.
     pub(crate) fn ids_of(&self, pid: u32) -> Option<&proto::TaskKobjIdsEntry> {
-        self.ids.get(&pid).or_else(|| self.cores.get(&pid)?.ids.as_ref())
+        self.ids
+            .get(&pid)
+            .or_else(|| self.cores.get(&pid)?.ids.as_ref())
     }
 
     /// The mounts of the root task's mount namespace.

@@ -251,7 +251,10 @@ mod tests {
         check("inventory.img", ImageName::Inventory);
         check("core-17.img", ImageName::Core(17));
         check("pagemap-17.img", ImageName::Pagemap(17));
-        check("pagemap-shmem-9000000000.img", ImageName::ShmemPagemap(9_000_000_000));
+        check(
+            "pagemap-shmem-9000000000.img",
+            ImageName::ShmemPagemap(9_000_000_000),
+        );
         check("ghost-file-1a.img", ImageName::Ghost(26));
         check("tmpfs-dev-73.tar.gz.img", ImageName::TmpfsDevTar(73));
         check("tmpfs-73.tar.gz.img", ImageName::TmpfsTar(73));
@@ -262,10 +265,27 @@ mod tests {
     #[test]
     fn everything_else_is_unknown() {
         for name in [
-            "", ".img", "core-.img", "core-01.img", "core--1.img", "core-+1.img", "Core-1.img",
-            "core-1.img/", "core-4294967296.img", "creds-1.img", "iptables-9.img", "route-9.img",
-            "apparmor.img", "userns-10.img", "tmpfs-dev-73.img", "core-1.tar.gz.img", "parent",
-            "ghost-file-1A.img", "reg-files.img", "irmap-cache", "bpfmap-data.img",
+            "",
+            ".img",
+            "core-.img",
+            "core-01.img",
+            "core--1.img",
+            "core-+1.img",
+            "Core-1.img",
+            "core-1.img/",
+            "core-4294967296.img",
+            "creds-1.img",
+            "iptables-9.img",
+            "route-9.img",
+            "apparmor.img",
+            "userns-10.img",
+            "tmpfs-dev-73.img",
+            "core-1.tar.gz.img",
+            "parent",
+            "ghost-file-1A.img",
+            "reg-files.img",
+            "irmap-cache",
+            "bpfmap-data.img",
         ] {
             assert_eq!(ImageName::parse(name), None, "{name:?}");
         }
@@ -274,7 +294,10 @@ mod tests {
     #[test]
     fn the_inventory_alone_has_a_single_magic() {
         assert_eq!(ImageName::Inventory.header(), Header::One(0x5831_3116));
-        assert_eq!(ImageName::Pstree.header(), Header::Two(0x5456_4319, 0x5027_3030));
+        assert_eq!(
+            ImageName::Pstree.header(),
+            Header::Two(0x5456_4319, 0x5027_3030)
+        );
         assert_eq!(ImageName::Pages(1).header(), Header::None);
     }
 }

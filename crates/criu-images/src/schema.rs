@@ -151,7 +151,9 @@ mod tests {
         assert_eq!(creds.fields[&9].name, "cap_inh");
         assert!(creds.fields[&9].repeated && creds.fields[&1].required);
         let file = schema.message("file_entry").unwrap();
-        let Kind::Enum(values) = &file.fields[&1].kind else { panic!("type is an enum") };
+        let Kind::Enum(values) = &file.fields[&1].kind else {
+            panic!("type is an enum")
+        };
         assert!(values.contains(&20) && !values.contains(&21));
         let core = schema.message("core_entry").unwrap();
         assert!(matches!(&core.fields[&1].kind, Kind::Enum(values) if values.contains(&3)));

@@ -53,6 +53,9 @@ impl ImageSource for MemoryImages {
     }
 
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn Read + '_>>> {
-        Ok(self.0.get(name).map(|bytes| Box::new(bytes.as_slice()) as Box<dyn Read + '_>))
+        Ok(self
+            .0
+            .get(name)
+            .map(|bytes| Box::new(bytes.as_slice()) as Box<dyn Read + '_>))
     }
 }

@@ -66,13 +66,19 @@ impl<'a> Place<'a> {
 
     /// In an image of the task `pid`.
     pub(crate) fn task(pid: u32, image: &'a str) -> Self {
-        Self { task: Some(pid), image }
+        Self {
+            task: Some(pid),
+            image,
+        }
     }
 }
 
 impl Report {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { violations: Vec::new(), limit: limit.max(1) }
+        Self {
+            violations: Vec::new(),
+            limit: limit.max(1),
+        }
     }
 
     /// Notes something beyond the request.

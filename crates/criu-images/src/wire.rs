@@ -70,12 +70,18 @@ pub(crate) struct FieldFault {
 
 impl FieldFault {
     fn here(fault: Fault) -> Self {
-        Self { field: String::new(), fault }
+        Self {
+            field: String::new(),
+            fault,
+        }
     }
 
     fn within(mut self, name: &str) -> Self {
-        self.field =
-            if self.field.is_empty() { name.to_owned() } else { format!("{name}.{}", self.field) };
+        self.field = if self.field.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{name}.{}", self.field)
+        };
         self
     }
 }
@@ -89,8 +95,9 @@ fn check_message(name: &str, bytes: &[u8], depth: usize) -> Result<(), FieldFaul
     if depth > MAX_DEPTH {
         return Err(FieldFault::here(Fault::TooDeep));
     }
-    let message =
-        Schema::get().message(name).ok_or_else(|| FieldFault::here(Fault::UnknownMessage))?;
+    let message = Schema::get()
+        .message(name)
+        .ok_or_else(|| FieldFault::here(Fault::UnknownMessage))?;
     let mut seen = HashSet::new();
     let mut reader = Reader { bytes };
     while let Some((number, wire)) = reader.tag().map_err(FieldFault::here)? {
@@ -127,7 +134,11 @@ fn check_required(message: &Message, seen: &HashSet<u32>) -> Result<(), FieldFau
 
 fn check_value(field: &Field, value: Value<'_>, wire: u8) -> Result<(), Fault> {
     let bits32 = |value: u64| {
-        if u32::try_from(value).is_ok() { Ok(()) } else { Err(Fault::OutOfRange(value)) }
+        if u32::try_from(value).is_ok() {
+            Ok(())
+        } else {
+            Err(Fault::OutOfRange(value))
+        }
     };
     match (&field.kind, value) {
         (Kind::Unsigned32 | Kind::ZigZag32, Value::Varint(value)) => bits32(value),
@@ -211,7 +222,10 @@ impl<'a> Reader<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8], Fault> {
-        let (head, rest) = self.bytes.split_at_checked(length).ok_or(Fault::Truncated)?;
+        let (head, rest) = self
+            .bytes
+            .split_at_checked(length)
+            .ok_or(Fault::Truncated)?;
         self.bytes = rest;
         Ok(head)
     }
@@ -228,7 +242,11 @@ impl<'a> Reader<'a> {
             value |= bits << shift;
             if byte & 0x80 == 0 {
                 let padded = byte == 0 && shift > 0;
-                return if padded { Err(Fault::BadVarint) } else { Ok(value) };
+                return if padded {
+                    Err(Fault::BadVarint)
+                } else {
+                    Ok(value)
+                };
             }
         }
         Err(Fault::BadVarint)
@@ -246,18 +264,34 @@ mod tests {
 
     #[test]
     fn a_message_as_criu_writes_it_passes() {
-        check("rlimit_entry", &[0x08, 5, 0x10, 0xff, 0xff, 0xff, 0xff, 0x0f]).unwrap();
+        check(
+            "rlimit_entry",
+            &[0x08, 5, 0x10, 0xff, 0xff, 0xff, 0xff, 0x0f],
+        )
+        .unwrap();
         check("fs_entry", &[0x08, 1, 0x10, 2, 0x18, 18]).unwrap();
     }
 
     #[test]
     fn each_departure_from_the_one_form_is_named() {
         let entry = "fs_entry";
-        assert_eq!(fault(entry, &[0x08, 1, 0x10, 2, 0x20, 1]), (String::new(), Fault::UnknownField(4)));
+        assert_eq!(
+            fault(entry, &[0x08, 1, 0x10, 2, 0x20, 1]),
+            (String::new(), Fault::UnknownField(4))
+        );
         assert_eq!(fault(entry, &[0x08, 1]), ("root_id".into(), Fault::Missing));
-        assert_eq!(fault(entry, &[0x08, 1, 0x08, 2, 0x10, 2]), ("cwd_id".into(), Fault::Repeated));
-        assert_eq!(fault(entry, &[0x08, 0x81, 0]), ("cwd_id".into(), Fault::BadVarint));
-        assert_eq!(fault(entry, &[0x0a, 1, 1]), ("cwd_id".into(), Fault::WireType(2)));
+        assert_eq!(
+            fault(entry, &[0x08, 1, 0x08, 2, 0x10, 2]),
+            ("cwd_id".into(), Fault::Repeated)
+        );
+        assert_eq!(
+            fault(entry, &[0x08, 0x81, 0]),
+            ("cwd_id".into(), Fault::BadVarint)
+        );
+        assert_eq!(
+            fault(entry, &[0x0a, 1, 1]),
+            ("cwd_id".into(), Fault::WireType(2))
+        );
         assert_eq!(fault(entry, &[0x08]), ("cwd_id".into(), Fault::Truncated));
         assert_eq!(
             fault(entry, &[0x08, 0x80, 0x80, 0x80, 0x80, 0x10]),

@@ -23,7 +23,10 @@ pub(crate) fn records(
     layers: &Layers,
 ) -> Result<Vec<ImageRecord>, Error> {
     let source = Blobs::at(dir);
-    let taken = file.images.iter().map(|image| take(&source, image, blobs, layers));
+    let taken = file
+        .images
+        .iter()
+        .map(|image| take(&source, image, blobs, layers));
     let records = taken.collect::<Result<Vec<_>, _>>()?;
     // One sync for all layers: each was renamed into place, and none is used before the record.
     let fd = sys::fs::open_dir(dir).map_err(Error::io("open", dir))?;
@@ -61,12 +64,19 @@ fn take(
     let mut chains: Vec<Digest> = Vec::new();
     for (descriptor, diff_id) in pairs {
         let path = source.path(&descriptor.digest);
-        let wanted = Wanted { blob: &path, digest: &descriptor.digest, diff_id };
+        let wanted = Wanted {
+            blob: &path,
+            digest: &descriptor.digest,
+            diff_id,
+        };
         check_size(source, descriptor)?;
         if let Some(container_name) = &checkpoint {
             take_archive(&wanted, blobs)?;
             let container_name = container_name.clone();
-            record.checkpoint = Some(CheckpointImage { container_name, archive: diff_id.clone() });
+            record.checkpoint = Some(CheckpointImage {
+                container_name,
+                archive: diff_id.clone(),
+            });
             continue;
         }
         let chain_id = take_layer(&wanted, &chains, blobs, layers)?;
@@ -80,7 +90,10 @@ fn take(
     }
     let tags = image.names.iter().map(|name| Reference::parse(name));
     let tags = tags.collect::<Result<Vec<_>, _>>()?;
-    let digests: Vec<Reference> = tags.iter().map(|tag| tag.at_digest(&image.target)).collect();
+    let digests: Vec<Reference> = tags
+        .iter()
+        .map(|tag| tag.at_digest(&image.target))
+        .collect();
     record.add_names(&tags, &digests);
     Ok(record)
 }
@@ -88,7 +101,9 @@ fn take(
 /// What a registry would transfer.
 fn size(manifest: &Manifest) -> u64 {
     let layers = manifest.layers.iter().map(|layer| layer.size);
-    layers.chain([manifest.config.size]).fold(0, u64::saturating_add)
+    layers
+        .chain([manifest.config.size])
+        .fold(0, u64::saturating_add)
 }
 
 fn check_size(source: &Blobs, descriptor: &Descriptor) -> Result<(), Error> {
@@ -98,7 +113,10 @@ fn check_size(source: &Blobs, descriptor: &Descriptor) -> Result<(), Error> {
             let problem = format!("has {size} bytes where {} were announced", descriptor.size);
             Err(Error::malformed(descriptor.digest.as_str(), problem))
         }
-        None => Err(Error::malformed(descriptor.digest.as_str(), "a layer is missing")),
+        None => Err(Error::malformed(
+            descriptor.digest.as_str(),
+            "a layer is missing",
+        )),
     }
 }
 

@@ -43,7 +43,10 @@ impl Catalog {
                 }
             }
         }
-        Ok(Self { records, known: RwLock::new(known) })
+        Ok(Self {
+            records,
+            known: RwLock::new(known),
+        })
     }
 
     /// The database, for other tables.
@@ -62,7 +65,12 @@ impl Catalog {
     ///
     /// [`Error::Record`] for one that cannot be read, so that nobody takes its content for unused.
     pub(crate) fn stored(&self) -> Result<Vec<ImageRecord>, Error> {
-        Ok(self.records.list(IMAGES)?.into_iter().map(|(_, record)| record).collect())
+        Ok(self
+            .records
+            .list(IMAGES)?
+            .into_iter()
+            .map(|(_, record)| record)
+            .collect())
     }
 
     fn all_records(&self) -> Vec<ImageRecord> {
@@ -82,8 +90,11 @@ impl Catalog {
     pub(crate) fn add(&self, added: Vec<ImageRecord>, blobs: &Blobs) -> Result<Vec<Image>, Error> {
         let mut changed: BTreeMap<Digest, ImageRecord> = BTreeMap::new();
         let mut order = Vec::new();
-        let mut all: BTreeMap<Digest, ImageRecord> =
-            self.all_records().into_iter().map(|record| (record.id.clone(), record)).collect();
+        let mut all: BTreeMap<Digest, ImageRecord> = self
+            .all_records()
+            .into_iter()
+            .map(|record| (record.id.clone(), record))
+            .collect();
         for mut new in added {
             for other in all.values_mut().filter(|other| other.id != new.id) {
                 let before = other.tags.len();
@@ -103,14 +114,21 @@ impl Catalog {
         }
         self.store(&changed, blobs)?;
         Ok(self.read(|known| {
-            order.iter().filter_map(|id| known.get(id)).map(|known| known.image.clone()).collect()
+            order
+                .iter()
+                .filter_map(|id| known.get(id))
+                .map(|known| known.image.clone())
+                .collect()
         }))
     }
 
     /// Forgets an image and all of its names.
     pub(crate) fn remove(&self, id: &Digest) -> Result<(), Error> {
         self.records.remove(IMAGES, id.as_str())?;
-        self.known.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.known
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(id);
         Ok(())
     }
 
@@ -118,7 +136,13 @@ impl Catalog {
         let mut loaded = Vec::new();
         for record in changed.values() {
             let image = record.image(blobs.document(&record.id)?)?;
-            loaded.push((record.id.clone(), Known { record: record.clone(), image }));
+            loaded.push((
+                record.id.clone(),
+                Known {
+                    record: record.clone(),
+                    image,
+                },
+            ));
         }
         self.records.transaction(|transaction| {
             for (id, record) in changed {
@@ -126,7 +150,10 @@ impl Catalog {
             }
             Ok::<_, Error>(())
         })?;
-        self.known.write().unwrap_or_else(PoisonError::into_inner).extend(loaded);
+        self.known
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(loaded);
         Ok(())
     }
 
@@ -139,7 +166,10 @@ fn load(value: serde_json::Value, blobs: &Blobs) -> Result<Known, Error> {
     let record: ImageRecord = serde_json::from_value(value)
         .map_err(|error| Error::malformed("the record", error.to_string()))?;
     if record.version != VERSION {
-        return Err(Error::malformed("the record", format!("has version {}", record.version)));
+        return Err(Error::malformed(
+            "the record",
+            format!("has version {}", record.version),
+        ));
     }
     let image = record.image(blobs.document(&record.id)?)?;
     Ok(Known { record, image })
@@ -170,7 +200,11 @@ fn by_id<'a>(known: &'a BTreeMap<Digest, Known>, reference: &str) -> Option<&'a 
         (None, _) => known.values().find(|known| {
             let suffix = format!("@{reference}");
             known.record.manifest.as_str() == reference
-                || known.record.digests.iter().any(|name| name.ends_with(&suffix))
+                || known
+                    .record
+                    .digests
+                    .iter()
+                    .any(|name| name.ends_with(&suffix))
         }),
     }
 }

@@ -19,7 +19,9 @@ pub(crate) struct Blobs {
 impl Blobs {
     /// The blobs of `base` (an OCI layout or the store).
     pub(crate) fn at(base: &Path) -> Self {
-        Self { dir: base.join("blobs/sha256") }
+        Self {
+            dir: base.join("blobs/sha256"),
+        }
     }
 
     /// Makes the directory.
@@ -36,7 +38,10 @@ impl Blobs {
         let path = self.path(digest);
         match std::fs::symlink_metadata(&path) {
             Ok(found) if found.is_file() => Ok(Some(found.len())),
-            Ok(_) => Err(Error::malformed(digest.as_str(), "is stored as something else than a file")),
+            Ok(_) => Err(Error::malformed(
+                digest.as_str(),
+                "is stored as something else than a file",
+            )),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Error::io("look at", path)(error)),
         }
@@ -83,21 +88,14 @@ impl Blobs {
         let mut all = Vec::new();
         for entry in entries {
             let entry = entry.map_err(Error::io("list", &self.dir))?;
-            let digest = entry.file_name().to_str().and_then(|name| Digest::from_hex(name).ok());
+            let digest = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| Digest::from_hex(name).ok());
             if let (Some(digest), Ok(found)) = (digest, entry.metadata()) {
                 all.push((digest, found.len()));
             }
         }
         Ok(all)
-    }
-
-    pub(crate) fn remove(&self, digest: &Digest) -> Result<(), Error> {
-        let path = self.path(digest);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(Error::io("remove", path)(error))
-            }
-            _ => Ok(()),
-        }
     }
 }

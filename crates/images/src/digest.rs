@@ -33,7 +33,10 @@ impl Digest {
         if well_formed {
             Ok(Self(text.to_owned()))
         } else {
-            Err(Error::malformed(text, "is not sha256: and 64 hexadecimal digits"))
+            Err(Error::malformed(
+                text,
+                "is not sha256: and 64 hexadecimal digits",
+            ))
         }
     }
 
@@ -111,7 +114,11 @@ pub(crate) struct HashingReader<R> {
 
 impl<R: Read> HashingReader<R> {
     pub(crate) fn new(inner: R) -> Self {
-        Self { inner, hash: Sha256::new(), bytes: 0 }
+        Self {
+            inner,
+            hash: Sha256::new(),
+            bytes: 0,
+        }
     }
 
     /// Digest and number of the bytes read so far.
@@ -161,8 +168,18 @@ mod tests {
     fn only_lower_case_sha256_is_a_digest() {
         assert_eq!(Digest::parse(EMPTY).unwrap(), Digest::of(b""));
         assert_eq!(Digest::of(b"").hex().len(), 64);
-        for text in ["", "sha256:", "sha512:00", &EMPTY.to_uppercase(), &EMPTY[..70], "../etc"] {
-            assert!(matches!(Digest::parse(text), Err(Error::Malformed { .. })), "{text}");
+        for text in [
+            "",
+            "sha256:",
+            "sha512:00",
+            &EMPTY.to_uppercase(),
+            &EMPTY[..70],
+            "../etc",
+        ] {
+            assert!(
+                matches!(Digest::parse(text), Err(Error::Malformed { .. })),
+                "{text}"
+            );
         }
     }
 
@@ -178,6 +195,9 @@ mod tests {
     #[test]
     fn the_digest_of_a_reader_is_that_of_its_bytes() {
         let bytes = vec![7; 1 << 20];
-        assert_eq!(digest_of(bytes.as_slice()).unwrap(), (Digest::of(&bytes), 1 << 20));
+        assert_eq!(
+            digest_of(bytes.as_slice()).unwrap(),
+            (Digest::of(&bytes), 1 << 20)
+        );
     }
 }

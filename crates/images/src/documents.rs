@@ -49,7 +49,11 @@ pub(crate) struct Descriptor {
     pub(crate) size: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) platform: Option<Platform>,
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub(crate) annotations: Annotations,
 }
 
@@ -99,14 +103,20 @@ impl Platform {
             ("amd64", "v1") => String::new(),
             (_, variant) => variant.to_owned(),
         };
-        self.os == here.os && self.architecture == here.architecture && variant(self) == variant(here)
+        self.os == here.os
+            && self.architecture == here.architecture
+            && variant(self) == variant(here)
     }
 }
 
 impl std::fmt::Display for Platform {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.os, self.architecture)?;
-        if self.variant.is_empty() { Ok(()) } else { write!(f, "/{}", self.variant) }
+        if self.variant.is_empty() {
+            Ok(())
+        } else {
+            write!(f, "/{}", self.variant)
+        }
     }
 }
 
@@ -127,7 +137,11 @@ pub(crate) struct Manifest {
     pub(crate) config: Descriptor,
     #[serde(default)]
     pub(crate) layers: Vec<Descriptor>,
-    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        deserialize_with = "nullable",
+        skip_serializing_if = "BTreeMap::is_empty"
+    )]
     pub(crate) annotations: Annotations,
 }
 
@@ -136,9 +150,15 @@ impl Manifest {
     pub(crate) fn parse(entry: &str, bytes: &[u8]) -> Result<Self, Error> {
         let manifest: Self = parse(entry, bytes)?;
         if manifest.schema_version != 2 {
-            return Err(Error::malformed(entry, "is not a manifest of schema version 2"));
+            return Err(Error::malformed(
+                entry,
+                "is not a manifest of schema version 2",
+            ));
         }
-        if !matches!(manifest.config.media_type.as_str(), OCI_CONFIG | DOCKER_CONFIG) {
+        if !matches!(
+            manifest.config.media_type.as_str(),
+            OCI_CONFIG | DOCKER_CONFIG
+        ) {
             let problem = format!(
                 "is no container image: its configuration is of type {:?}",
                 manifest.config.media_type
@@ -213,7 +233,10 @@ impl Config {
         if platform.architecture.is_empty() || platform.fits(&here) {
             return Ok(());
         }
-        Err(Error::Platform { wanted: here.to_string(), found: platform.to_string() })
+        Err(Error::Platform {
+            wanted: here.to_string(),
+            found: platform.to_string(),
+        })
     }
 }
 

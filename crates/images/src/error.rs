@@ -113,11 +113,18 @@ impl Error {
         path: impl Into<PathBuf>,
     ) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 
     /// An [`Error::Malformed`].
     pub(crate) fn malformed(entry: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Malformed { entry: entry.into(), problem: problem.into() }
+        Self::Malformed {
+            entry: entry.into(),
+            problem: problem.into(),
+        }
     }
 }

@@ -117,7 +117,11 @@ impl ImageRecord {
 
     /// The layers' directories, topmost first.
     pub(crate) fn chains(&self) -> Vec<Digest> {
-        self.layers.iter().rev().map(|layer| layer.chain_id.clone()).collect()
+        self.layers
+            .iter()
+            .rev()
+            .map(|layer| layer.chain_id.clone())
+            .collect()
     }
 
     /// Adds names that are not there yet.

@@ -37,8 +37,8 @@ mod docker;
 mod input;
 mod layout;
 
-pub use checkpoint::{CheckpointFacts, prepare_checkpoint};
 pub(crate) use checkpoint::container_name;
+pub use checkpoint::{CheckpointFacts, prepare_checkpoint};
 
 const VERSION: u32 = 1;
 const FILE: &str = "import.json";
@@ -103,10 +103,17 @@ pub(crate) struct ImportedImage {
 /// what is wrong with the input, [`Error::Reference`] for a name, [`Error::Read`] and
 /// [`Error::Io`]. Nothing is left behind.
 pub fn prepare(root: &Path, input: impl Read, names: &[String]) -> Result<Prepared, Error> {
-    let names = names.iter().map(|name| tagged(name)).collect::<Result<Vec<_>, _>>()?;
+    let names = names
+        .iter()
+        .map(|name| tagged(name))
+        .collect::<Result<Vec<_>, _>>()?;
     let staging = Staging::new(root)?;
     let (kind, reader) = layer::sniff(input)?;
-    let files = input::read(layer::decoder(kind, reader)?, &staging.dir, Limits::default())?;
+    let files = input::read(
+        layer::decoder(kind, reader)?,
+        &staging.dir,
+        Limits::default(),
+    )?;
     let mut found = if files.contains("index.json") {
         layout::images(&files)?
     } else if files.contains("manifest.json") {
@@ -119,7 +126,10 @@ pub fn prepare(root: &Path, input: impl Read, names: &[String]) -> Result<Prepar
     };
     if !names.is_empty() {
         let [only] = found.as_mut_slice() else {
-            let problem = format!("holds {} images, so that they cannot be renamed", found.len());
+            let problem = format!(
+                "holds {} images, so that they cannot be renamed",
+                found.len()
+            );
             return Err(Error::malformed("the input", problem));
         };
         only.names = names;
@@ -136,7 +146,10 @@ fn tagged(name: &str) -> Result<String, Error> {
     let reference = Reference::parse(name)?;
     if reference.tag().is_none() {
         let problem = "a name for an image ends with a tag, not with a digest";
-        return Err(Error::Reference { reference: name.to_owned(), problem });
+        return Err(Error::Reference {
+            reference: name.to_owned(),
+            problem,
+        });
     }
     Ok(reference.to_string())
 }
@@ -161,11 +174,18 @@ fn collect(staging: &Staging, files: &input::Files, image: &ImportedImage) -> Re
         take(&image.manifest, None, "the manifest")?;
     }
     let manifest = Manifest::parse(image.manifest.as_str(), &blobs.document(&image.manifest)?)?;
-    take(&manifest.config.digest, Some(manifest.config.size), "the configuration")?;
+    take(
+        &manifest.config.digest,
+        Some(manifest.config.size),
+        "the configuration",
+    )?;
     for layer in &manifest.layers {
         take(&layer.digest, Some(layer.size), "a layer")?;
     }
-    check(&manifest, &Config::parse(image.id.as_str(), &blobs.document(&image.id)?)?)
+    check(
+        &manifest,
+        &Config::parse(image.id.as_str(), &blobs.document(&image.id)?)?,
+    )
 }
 
 /// Rules that manifest and configuration keep together.
@@ -206,7 +226,12 @@ impl Staging {
         rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)
             .map_err(|errno| Error::io("lock", &dir)(errno.into()))?;
         let blobs = Blobs::at(&dir);
-        let staging = Self { dir, blobs, _lock: lock, published: false };
+        let staging = Self {
+            dir,
+            blobs,
+            _lock: lock,
+            published: false,
+        };
         staging.blobs.make()?;
         Ok(staging)
     }
@@ -214,18 +239,31 @@ impl Staging {
     fn publish(mut self, images: Vec<ImportedImage>) -> Result<Prepared, Error> {
         let input = self.dir.join(input::DIRECTORY);
         sys::fs::remove_tree(&input).map_err(Error::io("remove", input))?;
-        let prepared = images
-            .iter()
-            .map(|image| PreparedImage { id: image.id.to_string(), names: image.names.clone() });
-        let prepared = Prepared { images: prepared.collect() };
-        let age = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let prepared = images.iter().map(|image| PreparedImage {
+            id: image.id.to_string(),
+            names: image.names.clone(),
+        });
+        let prepared = Prepared {
+            images: prepared.collect(),
+        };
+        let age = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let created_ns = u64::try_from(age.as_nanos()).unwrap_or(u64::MAX);
-        let file = ImportFile { version: VERSION, created_ns, images };
-        let bytes = serde_json::to_vec(&file)
-            .map_err(|error| Error::malformed(FILE, error.to_string()))?;
+        let file = ImportFile {
+            version: VERSION,
+            created_ns,
+            images,
+        };
+        let bytes =
+            serde_json::to_vec(&file).map_err(|error| Error::malformed(FILE, error.to_string()))?;
         let path = self.dir.join(FILE);
         sys::fs::replace_path(&path, 0o600, &bytes).map_err(Error::io("write", path))?;
-        let name = self.dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let name = self
+            .dir
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
         let target = self.dir.with_file_name(name.trim_start_matches(TEMPORARY));
         std::fs::rename(&self.dir, &target).map_err(Error::io("publish", &target))?;
         self.published = true;
@@ -268,7 +306,10 @@ fn read(dir: &Path) -> Result<ImportFile, Error> {
         sys::fs::read_bounded(file, MAX_DOCUMENT_BYTES).map_err(Error::io("read", &path))?;
     let file: ImportFile = documents::parse(FILE, &bytes)?;
     if file.version != VERSION {
-        return Err(Error::malformed(FILE, format!("has version {}", file.version)));
+        return Err(Error::malformed(
+            FILE,
+            format!("has version {}", file.version),
+        ));
     }
     Ok(file)
 }
@@ -280,7 +321,10 @@ pub(crate) fn sweep(root: &Path) -> Result<(), Error> {
     sweep_temporary(&imports)?;
     for (dir, file) in complete(root)? {
         let created = UNIX_EPOCH + Duration::from_nanos(file.created_ns);
-        if SystemTime::now().duration_since(created).is_ok_and(|age| age > KEPT) {
+        if SystemTime::now()
+            .duration_since(created)
+            .is_ok_and(|age| age > KEPT)
+        {
             sys::fs::remove_tree(&dir).map_err(Error::io("remove", dir))?;
         }
     }
@@ -289,13 +333,16 @@ pub(crate) fn sweep(root: &Path) -> Result<(), Error> {
 
 fn sweep_temporary(imports: &Path) -> Result<(), Error> {
     for dir in directories(imports, |name| name.starts_with(TEMPORARY))? {
-        let Ok(lock) = sys::fs::open_dir(&dir) else { continue };
+        let Ok(lock) = sys::fs::open_dir(&dir) else {
+            continue;
+        };
         // Whoever prepares it holds the lock until it is published or removed. One that was made
         // a moment ago may not be locked yet: it is empty, which no dead process leaves for long.
         let free = rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok();
-        let young = dir.metadata().and_then(|found| found.modified()).is_ok_and(|time| {
-            time.elapsed().is_ok_and(|age| age < Duration::from_secs(2))
-        });
+        let young = dir
+            .metadata()
+            .and_then(|found| found.modified())
+            .is_ok_and(|time| time.elapsed().is_ok_and(|age| age < Duration::from_secs(2)));
         if free && !young {
             sys::fs::remove_tree(&dir).map_err(Error::io("remove", dir))?;
         }

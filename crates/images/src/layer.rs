@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::tar_stream::{TarLimits, TarReader};
 
 mod apply;
+mod node;
 mod tree;
 
 /// Bounds of one layer. The defaults are above anything that real images have.
@@ -92,7 +93,10 @@ pub(crate) fn unpack(
     limits: Limits,
 ) -> Result<Unpacked, Error> {
     let open = |path: &Path| sys::fs::open_dir(path).map_err(Error::io("open layer", path));
-    let lowers: Vec<OwnedFd> = lowers.iter().map(|path| open(path)).collect::<Result<_, _>>()?;
+    let lowers: Vec<OwnedFd> = lowers
+        .iter()
+        .map(|path| open(path))
+        .collect::<Result<_, _>>()?;
     let mut compressed = HashingReader::new(blob);
     let (diff_id, usage) = {
         let (kind, reader) = sniff(&mut compressed)?;
@@ -128,7 +132,11 @@ pub(crate) fn sniff<'a>(
     mut reader: impl Read + 'a,
 ) -> Result<(Compression, impl Read + 'a), Error> {
     let mut magic = Vec::with_capacity(6);
-    reader.by_ref().take(6).read_to_end(&mut magic).map_err(Error::Read)?;
+    reader
+        .by_ref()
+        .take(6)
+        .read_to_end(&mut magic)
+        .map_err(Error::Read)?;
     let kind = match magic.as_slice() {
         // RFC 1952, 2.3.1.
         [0x1f, 0x8b, ..] => Compression::Gzip,
@@ -150,14 +158,15 @@ pub(crate) fn decoder<'a>(
     Ok(match kind {
         Compression::Plain => Box::new(buffered),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
-        Compression::Zstd => {
-            Box::new(zstd::Decoder::with_buffer(buffered).map_err(Error::Read)?)
-        }
+        Compression::Zstd => Box::new(zstd::Decoder::with_buffer(buffered).map_err(Error::Read)?),
     })
 }
 
 fn unsupported(kind: &str) -> Error {
-    Error::malformed("the blob", format!("is compressed with {kind}; gzip and zstd are known"))
+    Error::malformed(
+        "the blob",
+        format!("is compressed with {kind}; gzip and zstd are known"),
+    )
 }
 
 /// Reads to the end, so that the digest covers what follows the last entry too.

@@ -18,6 +18,7 @@ use crate::digest::{Digest, chain_id};
 use crate::documents;
 use crate::error::Error;
 use crate::layer::{self, Limits};
+use crate::trash::Trash;
 
 const VERSION: u32 = 1;
 const TEMPORARY: &str = ".tmp-";
@@ -48,7 +49,7 @@ pub(crate) struct Wanted<'a> {
 
 impl Layers {
     /// Opens the directory and removes what a crash left half unpacked.
-    pub(crate) fn open(images: &Path, limits: Limits) -> Result<Self, Error> {
+    pub(crate) fn open(images: &Path, limits: Limits, trash: &Trash) -> Result<Self, Error> {
         let dir = images.join("layers");
         let empty = dir.join(EMPTY);
         sys::fs::make_dir_all(&empty, 0o755).map_err(Error::io("make directory", &empty))?;
@@ -57,8 +58,7 @@ impl Layers {
         let layers = Self { dir, limits };
         for name in layers.names()? {
             if name.starts_with(TEMPORARY) {
-                let path = layers.dir.join(name);
-                sys::fs::remove_tree(&path).map_err(Error::io("remove", path))?;
+                trash.take(&layers.dir.join(name))?;
             }
         }
         Ok(layers)
@@ -66,7 +66,7 @@ impl Layers {
 
     /// The lower directory of a layer.
     pub(crate) fn path(&self, chain: &Digest) -> PathBuf {
-        self.dir.join(chain.hex()).join("fs")
+        self.directory(chain).join("fs")
     }
 
     /// The lower directories of a stack, topmost first; never none.
@@ -112,8 +112,11 @@ impl Layers {
         let found = layer::unpack(blob, &into, &lowers, self.limits)?;
         wanted.digest.expect("the layer's blob", &found.digest)?;
         wanted.diff_id.expect("the layer's tar", &found.diff_id)?;
-        let usage =
-            Usage { version: VERSION, used_bytes: found.used_bytes, inodes: found.inodes };
+        let usage = Usage {
+            version: VERSION,
+            used_bytes: found.used_bytes,
+            inodes: found.inodes,
+        };
         let text = serde_json::to_vec(&usage)
             .map_err(|error| Error::malformed("usage.json", error.to_string()))?;
         let file = temporary.join("usage.json");
@@ -124,32 +127,30 @@ impl Layers {
 
     /// What a layer takes up; one without a readable note counts as nothing.
     pub(crate) fn usage(&self, chain: &Digest) -> Usage {
-        let path = self.dir.join(chain.hex()).join("usage.json");
+        let path = self.directory(chain).join("usage.json");
         let read = std::fs::read(path).ok();
         let usage = read.and_then(|bytes| documents::parse::<Usage>("usage.json", &bytes).ok());
-        usage.filter(|usage| usage.version == VERSION).unwrap_or(Usage {
-            version: VERSION,
-            used_bytes: 0,
-            inodes: 0,
-        })
+        usage
+            .filter(|usage| usage.version == VERSION)
+            .unwrap_or(Usage {
+                version: VERSION,
+                used_bytes: 0,
+                inodes: 0,
+            })
     }
 
     /// Every layer's chain id.
     pub(crate) fn list(&self) -> Result<Vec<Digest>, Error> {
-        Ok(self.names()?.iter().filter_map(|name| Digest::from_hex(name).ok()).collect())
+        Ok(self
+            .names()?
+            .iter()
+            .filter_map(|name| Digest::from_hex(name).ok())
+            .collect())
     }
 
-    /// Removes a layer that nothing is mounted upon.
-    pub(crate) fn remove(&self, chain: &Digest) -> Result<(), Error> {
-        // Renamed first: a crash while removing must not leave half a layer under its name.
-        let random = sys::sysinfo::random_hex(8).map_err(Error::io("name", &self.dir))?;
-        let temporary = self.dir.join(format!("{TEMPORARY}{random}"));
-        let path = self.dir.join(chain.hex());
-        match std::fs::rename(&path, &temporary) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            other => other.map_err(Error::io("remove", &path))?,
-        }
-        sys::fs::remove_tree(&temporary).map_err(Error::io("remove", temporary))
+    /// The directory to take away when a layer goes.
+    pub(crate) fn directory(&self, chain: &Digest) -> PathBuf {
+        self.dir.join(chain.hex())
     }
 
     fn names(&self) -> Result<Vec<String>, Error> {

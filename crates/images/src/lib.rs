@@ -6,6 +6,7 @@
 //!     images.redb               which images there are, which root filesystems use what
 //!     blobs/sha256/<hex>        manifests, configurations, layers as they came, checkpoint archives
 //!     layers/<chain id>/fs      unpacked layers: lower directories of overlays
+//!     trash/                    renamed away, being deleted
 //!   imports/<random>/           prepared by `thaw`, adopted by a pull (module [`import`])
 //!   snapshots/<id>/             root filesystems: upper, work, merged
 //! ```
@@ -37,6 +38,7 @@ mod store;
 mod tar_stream;
 #[cfg(test)]
 mod test_support;
+mod trash;
 
 pub use digest::Digest;
 pub use documents::Annotations;

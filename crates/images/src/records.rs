@@ -40,7 +40,9 @@ pub struct Records {
 
 impl fmt::Debug for Records {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Records").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Records")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -52,7 +54,9 @@ pub struct Transaction<'a> {
 
 impl fmt::Debug for Transaction<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transaction").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Transaction")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -64,7 +68,10 @@ impl Records {
     /// [`Error::Records`]: another process has it open, it is damaged, or the disk fails.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let database = open_or_make(path).map_err(|source| failed(path, "open", source))?;
-        Ok(Self { path: path.to_owned(), database: RwLock::new(Some(database)) })
+        Ok(Self {
+            path: path.to_owned(),
+            database: RwLock::new(Some(database)),
+        })
     }
 
     /// One record, or `None`.
@@ -135,7 +142,10 @@ impl Records {
         self.with(|database| {
             let mut inner = database.begin_write()?;
             inner.set_two_phase_commit(true);
-            match work(&Transaction { path, inner: &inner }) {
+            match work(&Transaction {
+                path,
+                inner: &inner,
+            }) {
                 Err(error) => {
                     inner.abort()?;
                     Ok(Err(error))
@@ -149,10 +159,7 @@ impl Records {
     }
 
     /// Runs `work` on the open database, opening it first where an earlier failure closed it.
-    fn with<T>(
-        &self,
-        work: impl FnOnce(&Database) -> Result<T, redb::Error>,
-    ) -> Result<T, Error> {
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, redb::Error>) -> Result<T, Error> {
         let attempt = |database: &Database| {
             work(database).map_err(|error| (poisons(&error), failed(&self.path, "use", error)))
         };
@@ -165,7 +172,10 @@ impl Records {
             }
             None => {
                 drop(open);
-                let mut slot = self.database.write().unwrap_or_else(PoisonError::into_inner);
+                let mut slot = self
+                    .database
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner);
                 if slot.is_none() {
                     let opened = open_or_make(&self.path);
                     *slot = Some(opened.map_err(|error| failed(&self.path, "reopen", error))?);
@@ -179,7 +189,10 @@ impl Records {
         result.map_err(|(poisoned, error)| {
             if poisoned {
                 // Dropping the handle is what lets the next call open the file again.
-                *self.database.write().unwrap_or_else(PoisonError::into_inner) = None;
+                *self
+                    .database
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner) = None;
             }
             error
         })
@@ -193,7 +206,9 @@ impl Transaction<'_> {
     ///
     /// As [`Records::get`].
     pub fn get<T: DeserializeOwned>(&self, table: &str, key: &str) -> Result<Option<T>, Error> {
-        let bytes = self.rows(table, |rows| Ok(rows.get(key)?.map(|row| row.value().to_vec())))?;
+        let bytes = self.rows(table, |rows| {
+            Ok(rows.get(key)?.map(|row| row.value().to_vec()))
+        })?;
         bytes.map(|bytes| decode(table, key, &bytes)).transpose()
     }
 
@@ -215,7 +230,9 @@ impl Transaction<'_> {
     /// [`Error::Records`] when the database fails.
     pub fn put<T: Serialize>(&self, table: &str, key: &str, value: &T) -> Result<(), Error> {
         let bytes = encode(table, key, value)?;
-        self.rows(table, |rows| Ok(rows.insert(key, bytes.as_slice()).map(drop)?))
+        self.rows(table, |rows| {
+            Ok(rows.insert(key, bytes.as_slice()).map(drop)?)
+        })
     }
 
     /// Removes a record when the transaction commits; tells whether it was there.
@@ -232,7 +249,10 @@ impl Transaction<'_> {
         table: &str,
         work: impl FnOnce(&mut redb::Table<'_, &'static str, &'static [u8]>) -> Result<T, redb::Error>,
     ) -> Result<T, Error> {
-        let opened = self.inner.open_table(definition(table)).map_err(redb::Error::from);
+        let opened = self
+            .inner
+            .open_table(definition(table))
+            .map_err(redb::Error::from);
         opened
             .and_then(|mut rows| work(&mut rows))
             .map_err(|error| failed(self.path, "use", error))
@@ -262,7 +282,10 @@ fn encode<T: Serialize>(table: &str, key: &str, value: &T) -> Result<Vec<u8>, Er
     };
     let bytes = serde_json::to_vec(value).map_err(|error| problem(error.to_string()))?;
     if bytes.len() > MAX_RECORD_BYTES {
-        return Err(problem(format!("{} bytes exceed {MAX_RECORD_BYTES}", bytes.len())));
+        return Err(problem(format!(
+            "{} bytes exceed {MAX_RECORD_BYTES}",
+            bytes.len()
+        )));
     }
     Ok(bytes)
 }
@@ -285,7 +308,11 @@ fn decode_all<T: DeserializeOwned>(
 }
 
 fn failed(path: &Path, action: &'static str, source: redb::Error) -> Error {
-    Error::Records { action, path: path.to_owned(), source: Box::new(source) }
+    Error::Records {
+        action,
+        path: path.to_owned(),
+        source: Box::new(source),
+    }
 }
 
 /// Whether redb refuses everything on this handle from now on.
@@ -330,7 +357,9 @@ fn make(path: &Path) -> Result<(), redb::Error> {
     let (cwd, parent) = (rustix::fs::CWD, path.parent().unwrap_or(Path::new("/")));
     rustix::fs::renameat_with(cwd, &temporary, cwd, path, flags)
         .map_err(|error| storage(error.into()))?;
-    File::open(parent).and_then(|directory| directory.sync_all()).map_err(storage)
+    File::open(parent)
+        .and_then(|directory| directory.sync_all())
+        .map_err(storage)
 }
 
 fn storage(error: io::Error) -> redb::Error {

@@ -38,7 +38,10 @@ impl Reference {
     ///
     /// [`Error::Reference`] naming the rule that is broken.
     pub fn parse(text: &str) -> Result<Self, Error> {
-        parse(text).map_err(|problem| Error::Reference { reference: text.to_owned(), problem })
+        parse(text).map_err(|problem| Error::Reference {
+            reference: text.to_owned(),
+            problem,
+        })
     }
 
     /// `domain/path`.
@@ -68,7 +71,10 @@ impl Reference {
     /// The same repository by digest.
     #[must_use]
     pub fn at_digest(&self, digest: &Digest) -> Self {
-        Self { repository: self.repository.clone(), version: Version::Digest(digest.clone()) }
+        Self {
+            repository: self.repository.clone(),
+            version: Version::Digest(digest.clone()),
+        }
     }
 }
 
@@ -88,12 +94,18 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
     let (rest, digest) = match text.split_once('@') {
         Some((rest, digest)) => {
             let digest = Digest::parse(digest);
-            (rest, Some(digest.map_err(|_| "the digest is not sha256: and 64 hexadecimal digits")?))
+            (
+                rest,
+                Some(digest.map_err(|_| "the digest is not sha256: and 64 hexadecimal digits")?),
+            )
         }
         None => (text, None),
     };
     let last_slash = rest.rfind('/').map_or(0, |at| at + 1);
-    let tag_colon = rest.get(last_slash..).and_then(|last| last.find(':')).map(|at| last_slash + at);
+    let tag_colon = rest
+        .get(last_slash..)
+        .and_then(|last| last.find(':'))
+        .map(|at| last_slash + at);
     let (name, tag) = match tag_colon.and_then(|at| rest.split_at_checked(at)) {
         Some((name, tag)) => (name, Some(tag.trim_start_matches(':'))),
         None => (rest, None),
@@ -106,7 +118,10 @@ fn parse(text: &str) -> Result<Reference, &'static str> {
         (Some(digest), _) => Version::Digest(digest),
         (None, tag) => Version::Tag(tag.unwrap_or("latest").to_owned()),
     };
-    Ok(Reference { repository, version })
+    Ok(Reference {
+        repository,
+        version,
+    })
 }
 
 fn is_hex_id(text: &str) -> bool {
@@ -139,11 +154,21 @@ fn normalise(name: &str) -> Result<String, &'static str> {
     };
     check_domain(domain)?;
     if !path.split('/').all(is_path_component) {
-        return Err("a path component is lower-case letters and digits, separated by one period, \
-             one or two underscores, or dashes");
+        return Err(
+            "a path component is lower-case letters and digits, separated by one period, \
+             one or two underscores, or dashes",
+        );
     }
-    let domain = if domain == "index.docker.io" { "docker.io" } else { domain };
-    let library = if domain == "docker.io" && !path.contains('/') { "library/" } else { "" };
+    let domain = if domain == "index.docker.io" {
+        "docker.io"
+    } else {
+        domain
+    };
+    let library = if domain == "docker.io" && !path.contains('/') {
+        "library/"
+    } else {
+        ""
+    };
     let repository = format!("{domain}/{library}{path}");
     if repository.len() > MAX_NAME_BYTES {
         return Err("the name is longer than 255 bytes");
@@ -153,7 +178,10 @@ fn normalise(name: &str) -> Result<String, &'static str> {
 
 fn check_domain(domain: &str) -> Result<(), &'static str> {
     const PROBLEM: &str = "the registry is not a host name, address or one of them with a port";
-    let (host, port) = match domain.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+    let (host, port) = match domain
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
         Some((address, rest)) => {
             if address.parse::<std::net::Ipv6Addr>().is_err() {
                 return Err(PROBLEM);
@@ -173,13 +201,19 @@ fn check_domain(domain: &str) -> Result<(), &'static str> {
         !label.is_empty()
             && !label.starts_with('-')
             && !label.ends_with('-')
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-')
     };
     let host_good = host.is_none_or(|host| host.split('.').all(label));
     let port_good = port.is_none_or(|port| {
         !port.is_empty() && port.len() <= 5 && port.bytes().all(|b| b.is_ascii_digit())
     });
-    if host_good && port_good { Ok(()) } else { Err(PROBLEM) }
+    if host_good && port_good {
+        Ok(())
+    } else {
+        Err(PROBLEM)
+    }
 }
 
 /// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
@@ -201,7 +235,11 @@ mod tests {
     fn check(text: &str, expected: &str) {
         let parsed = Reference::parse(text).unwrap();
         assert_eq!(parsed.to_string(), expected);
-        assert_eq!(Reference::parse(expected).unwrap(), parsed, "normal forms stay as they are");
+        assert_eq!(
+            Reference::parse(expected).unwrap(),
+            parsed,
+            "normal forms stay as they are"
+        );
     }
 
     #[test]
@@ -210,11 +248,17 @@ mod tests {
         check("busybox:1.35", "docker.io/library/busybox:1.35");
         check("a/b", "docker.io/a/b:latest");
         check("docker.io/busybox", "docker.io/library/busybox:latest");
-        check("index.docker.io/busybox", "docker.io/library/busybox:latest");
+        check(
+            "index.docker.io/busybox",
+            "docker.io/library/busybox:latest",
+        );
         check("localhost/a", "localhost/a:latest");
         check("localhost:5000/a", "localhost:5000/a:latest");
         check("registry.k8s.io/pause:3.10", "registry.k8s.io/pause:3.10");
-        check("[::1]:5000/a/b_c__d-e.f:T_1.x-", "[::1]:5000/a/b_c__d-e.f:T_1.x-");
+        check(
+            "[::1]:5000/a/b_c__d-e.f:T_1.x-",
+            "[::1]:5000/a/b_c__d-e.f:T_1.x-",
+        );
         check("Host/a", "Host/a:latest");
     }
 
@@ -224,7 +268,10 @@ mod tests {
         check(&format!("busybox@sha256:{HEX}"), &by_digest);
         check(&format!("busybox:1@sha256:{HEX}"), &by_digest);
         let reference = Reference::parse("example.com/a:1").unwrap();
-        assert_eq!((reference.repository(), reference.tag()), ("example.com/a", Some("1")));
+        assert_eq!(
+            (reference.repository(), reference.tag()),
+            ("example.com/a", Some("1"))
+        );
         let at = reference.at_digest(&Digest::of(b""));
         assert_eq!(at.to_string(), format!("example.com/a@sha256:{HEX}"));
         assert_eq!((at.tag(), at.digest()), (None, Some(&Digest::of(b""))));
@@ -235,12 +282,37 @@ mod tests {
         let long = "a".repeat(240);
         let long_tag = format!("a:{}", "t".repeat(129));
         for text in [
-            "", "UPPER", "a//b", "/a", "a/", "a b", "a:", "a:-x", "-a", "a_", "a..b", "a___b", HEX,
-            "a@sha256:00", "a@md5:00", "ex ample.com/a", "-x.com/a", "a.com:port/a", "a:b:c",
-            "/var/lib/x.tar", "[::1/a", "ä", "a\0b", &long, &long_tag,
+            "",
+            "UPPER",
+            "a//b",
+            "/a",
+            "a/",
+            "a b",
+            "a:",
+            "a:-x",
+            "-a",
+            "a_",
+            "a..b",
+            "a___b",
+            HEX,
+            "a@sha256:00",
+            "a@md5:00",
+            "ex ample.com/a",
+            "-x.com/a",
+            "a.com:port/a",
+            "a:b:c",
+            "/var/lib/x.tar",
+            "[::1/a",
+            "ä",
+            "a\0b",
+            &long,
+            &long_tag,
         ] {
             let result = Reference::parse(text);
-            assert!(matches!(result, Err(Error::Reference { .. })), "{text:?}: {result:?}");
+            assert!(
+                matches!(result, Err(Error::Reference { .. })),
+                "{text:?}: {result:?}"
+            );
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::digest::Digest;
 use crate::error::Error;
 use crate::layers::Layers;
 use crate::records::Records;
+use crate::trash::Trash;
 
 const TABLE: &str = "snapshots";
 const VERSION: u32 = 1;
@@ -57,7 +58,7 @@ pub(crate) struct Snapshots {
 
 impl Snapshots {
     /// Opens the directory and removes snapshots without a record.
-    pub(crate) fn open(root: &Path, records: &Records) -> Result<Self, Error> {
+    pub(crate) fn open(root: &Path, records: &Records, trash: &Trash) -> Result<Self, Error> {
         let dir = root.join("snapshots");
         sys::fs::make_dir_all(&dir, 0o700).map_err(Error::io("make directory", &dir))?;
         let snapshots = Self { dir };
@@ -67,7 +68,7 @@ impl Snapshots {
             let entry = entry.map_err(Error::io("list", &snapshots.dir))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if !known.iter().any(|(id, _)| *id == name) {
-                snapshots.remove_files(&name)?;
+                snapshots.remove_files(trash, &name)?;
             }
         }
         Ok(snapshots)
@@ -91,7 +92,11 @@ impl Snapshots {
         wanted: (Digest, Vec<Digest>),
     ) -> Result<Rootfs, Error> {
         check_id(id)?;
-        let record = SnapshotRecord { version: VERSION, image: wanted.0, chains: wanted.1 };
+        let record = SnapshotRecord {
+            version: VERSION,
+            image: wanted.0,
+            chains: wanted.1,
+        };
         match records.get::<SnapshotRecord>(TABLE, id)? {
             Some(found) if found == record => {}
             Some(found) => {
@@ -122,9 +127,9 @@ impl Snapshots {
     }
 
     /// Unmounts and removes a snapshot and its record; absent is fine.
-    pub(crate) fn remove(&self, records: &Records, id: &str) -> Result<(), Error> {
+    pub(crate) fn remove(&self, records: &Records, trash: &Trash, id: &str) -> Result<(), Error> {
         check_id(id)?;
-        self.remove_files(id)?;
+        self.remove_files(trash, id)?;
         records.remove(TABLE, id).map(drop)
     }
 
@@ -150,10 +155,13 @@ impl Snapshots {
             return Ok(());
         }
         // The root directory that the container sees has the upper directory's owner and mode.
-        let Some(top) = rootfs.lower.first() else { return Ok(()) };
+        let Some(top) = rootfs.lower.first() else {
+            return Ok(());
+        };
         let like = std::fs::metadata(top).map_err(Error::io("look at", top))?;
         let temporary = rootfs.upper.with_file_name("upper.new");
-        sys::fs::make_dir_all(&temporary, 0o700).map_err(Error::io("make directory", &temporary))?;
+        sys::fs::make_dir_all(&temporary, 0o700)
+            .map_err(Error::io("make directory", &temporary))?;
         let fd = sys::fs::open_dir(&temporary).map_err(Error::io("open", &temporary))?;
         let (uid, gid) = (Uid::from_raw(like.uid()), Gid::from_raw(like.gid()));
         rustix::fs::fchown(&fd, Some(uid), Some(gid))
@@ -162,14 +170,14 @@ impl Snapshots {
         std::fs::rename(&temporary, &rootfs.upper).map_err(Error::io("make", &rootfs.upper))
     }
 
-    fn remove_files(&self, id: &str) -> Result<(), Error> {
+    fn remove_files(&self, trash: &Trash, id: &str) -> Result<(), Error> {
         let dir = self.dir.join(id);
         let merged = dir.join("merged");
         // Several may be stacked; each call takes the topmost one.
         while sys::mount::is_mount_point(&merged).map_err(Error::io("look at", &merged))? {
             sys::mount::unmount(&merged, true).map_err(Error::io("unmount", &merged))?;
         }
-        sys::fs::remove_tree(&dir).map_err(Error::io("remove", dir))
+        trash.take(&dir)
     }
 }
 
@@ -189,5 +197,7 @@ fn check_id(id: &str) -> Result<(), Error> {
     if !id.is_empty() && id.len() <= 128 && id.bytes().all(good) {
         return Ok(());
     }
-    Err(Error::io("use as a name", id)(io::ErrorKind::InvalidInput.into()))
+    Err(Error::io("use as a name", id)(
+        io::ErrorKind::InvalidInput.into(),
+    ))
 }

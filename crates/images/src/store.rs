@@ -14,6 +14,7 @@ use crate::layer::Limits;
 use crate::layers::Layers;
 use crate::reference::Reference;
 use crate::snapshot::{Rootfs, Snapshots};
+use crate::trash::Trash;
 use crate::{adopt, import};
 
 /// What images take up.
@@ -43,6 +44,7 @@ struct Inner {
     layers: Layers,
     catalog: Catalog,
     snapshots: Snapshots,
+    trash: Trash,
     /// One import at a time.
     adopting: Mutex<()>,
     /// Read by what adds or uses content, written by what removes unused content.
@@ -59,7 +61,9 @@ impl ImageStore {
     /// [`Error::Records`] when another daemon has it open; [`Error::Io`].
     pub async fn open(root: &Path) -> Result<Self, Error> {
         let root = root.to_owned();
-        blocking(move || Inner::open(root)).await.map(|inner| Self { inner: Arc::new(inner) })
+        blocking(move || Inner::open(root)).await.map(|inner| Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// Makes the image called `reference` available: adopts what was prepared for that name, else
@@ -120,13 +124,10 @@ impl ImageStore {
     ///
     /// [`Error::NotPresent`] for the image; [`Error::Malformed`] for a checkpoint image, which has
     /// no root filesystem, or a snapshot of another image; [`Error::Io`], [`Error::Records`].
-    pub async fn prepare_rootfs(
-        &self,
-        snapshot_id: &str,
-        image_id: &str,
-    ) -> Result<Rootfs, Error> {
+    pub async fn prepare_rootfs(&self, snapshot_id: &str, image_id: &str) -> Result<Rootfs, Error> {
         let (snapshot, image) = (snapshot_id.to_owned(), image_id.to_owned());
-        self.work(move |inner| inner.prepare_rootfs(&snapshot, &image)).await
+        self.work(move |inner| inner.prepare_rootfs(&snapshot, &image))
+            .await
     }
 
     /// Where the root filesystem of `snapshot_id` is; mounts it where a reboot took the mount away.
@@ -137,7 +138,11 @@ impl ImageStore {
     pub async fn rootfs(&self, snapshot_id: &str) -> Result<Rootfs, Error> {
         let id = snapshot_id.to_owned();
         self.work(move |inner| {
-            inner.using(|| inner.snapshots.mount(inner.catalog.records(), &inner.layers, &id))
+            inner.using(|| {
+                inner
+                    .snapshots
+                    .mount(inner.catalog.records(), &inner.layers, &id)
+            })
         })
         .await
     }
@@ -185,7 +190,9 @@ impl ImageStore {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work).await.map_err(Error::Worker)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(Error::Worker)?
 }
 
 impl Inner {
@@ -196,8 +203,9 @@ impl Inner {
         blobs.make()?;
         // The database is locked from here on: nothing below disturbs another daemon.
         let catalog = Catalog::open(&images, &blobs)?;
-        let layers = Layers::open(&images, Limits::default())?;
-        let snapshots = Snapshots::open(&root, catalog.records())?;
+        let trash = Trash::open(&images)?;
+        let layers = Layers::open(&images, Limits::default(), &trash)?;
+        let snapshots = Snapshots::open(&root, catalog.records(), &trash)?;
         import::sweep(&root)?;
         let inner = Self {
             root,
@@ -205,6 +213,7 @@ impl Inner {
             layers,
             catalog,
             snapshots,
+            trash,
             adopting: Mutex::new(()),
             content: RwLock::new(()),
             uncollected: AtomicBool::new(true),
@@ -242,14 +251,18 @@ impl Inner {
                 if Digest::parse(reference).is_err() {
                     Reference::parse(reference)?;
                 }
-                Err(Error::NotPresent { reference: reference.to_owned() })
+                Err(Error::NotPresent {
+                    reference: reference.to_owned(),
+                })
             }
         }
     }
 
     /// Adopts every import that has an image of this name or id, the oldest first.
     fn adopt_all(&self, reference: &str) -> Result<(), Error> {
-        let name = Reference::parse(reference).map(|name| name.to_string()).ok();
+        let name = Reference::parse(reference)
+            .map(|name| name.to_string())
+            .ok();
         for (dir, file) in import::complete(&self.root)? {
             let wanted = file.images.iter().any(|image| {
                 image.id.as_str() == reference
@@ -279,19 +292,23 @@ impl Inner {
 
     fn prepare_rootfs(&self, snapshot: &str, image: &str) -> Result<Rootfs, Error> {
         self.using(|| {
-            let missing = || Error::NotPresent { reference: image.to_owned() };
+            let missing = || Error::NotPresent {
+                reference: image.to_owned(),
+            };
             let (record, _) = self.catalog.find(image).ok_or_else(missing)?;
             if record.checkpoint.is_some() {
                 let problem = "is a checkpoint, which has no root filesystem of its own";
                 return Err(Error::malformed(image, problem));
             }
             let wanted = (record.id.clone(), record.chains());
-            self.snapshots.prepare(self.catalog.records(), &self.layers, snapshot, wanted)
+            self.snapshots
+                .prepare(self.catalog.records(), &self.layers, snapshot, wanted)
         })
     }
 
     fn remove_rootfs(&self, id: &str) -> Result<(), Error> {
-        self.snapshots.remove(self.catalog.records(), id)?;
+        self.snapshots
+            .remove(self.catalog.records(), &self.trash, id)?;
         self.uncollected.store(true, Ordering::Release);
         self.tidy();
         Ok(())
@@ -307,7 +324,8 @@ impl Inner {
                 Err(TryLockError::WouldBlock) => return Ok(()),
             };
             self.uncollected.store(false, Ordering::Release);
-            self.remove_unused().inspect_err(|_| self.uncollected.store(true, Ordering::Release))?;
+            self.remove_unused()
+                .inspect_err(|_| self.uncollected.store(true, Ordering::Release))?;
         }
         Ok(())
     }
@@ -318,15 +336,19 @@ impl Inner {
         let blobs: BTreeSet<&Digest> = records.iter().flat_map(|record| record.blobs()).collect();
         let mut chains: BTreeSet<Digest> =
             records.iter().flat_map(|record| record.chains()).collect();
-        chains.extend(snapshots.into_iter().flat_map(|(_, snapshot)| snapshot.chains));
+        chains.extend(
+            snapshots
+                .into_iter()
+                .flat_map(|(_, snapshot)| snapshot.chains),
+        );
         for (digest, _) in self.blobs.list()? {
             if !blobs.contains(&digest) {
-                self.blobs.remove(&digest)?;
+                self.trash.take(&self.blobs.path(&digest))?;
             }
         }
         for chain in self.layers.list()? {
             if !chains.contains(&chain) {
-                self.layers.remove(&chain)?;
+                self.trash.take(&self.layers.directory(&chain))?;
             }
         }
         Ok(())
@@ -341,7 +363,11 @@ impl Inner {
             used_bytes = used_bytes.saturating_add(usage.used_bytes);
             inodes = inodes.saturating_add(usage.inodes);
         }
-        Ok(FsInfo { mountpoint: self.root.join("images"), used_bytes, inodes })
+        Ok(FsInfo {
+            mountpoint: self.root.join("images"),
+            used_bytes,
+            inodes,
+        })
     }
 }
 

@@ -119,8 +119,12 @@ impl<R: Read> TarReader<R> {
         let mut pending = Pending::default();
         loop {
             self.skip_rest()?;
-            let Some(header) = self.header()? else { return Ok(None) };
-            let size = header.entry_size().map_err(|_| self.bad("its size is not a number"))?;
+            let Some(header) = self.header()? else {
+                return Ok(None);
+            };
+            let size = header
+                .entry_size()
+                .map_err(|_| self.bad("its size is not a number"))?;
             match header.as_bytes().get(156).copied().unwrap_or_default() {
                 b'L' => pending.name = Some(self.long_name(size)?),
                 b'K' => pending.link = Some(self.long_name(size)?),
@@ -141,7 +145,9 @@ impl<R: Read> TarReader<R> {
     ///
     /// [`Error::Malformed`] when the input ends inside it; [`Error::Read`].
     pub(crate) fn read_data(&mut self, buffer: &mut [u8]) -> Result<usize, Error> {
-        let want = usize::try_from(self.data).unwrap_or(usize::MAX).min(buffer.len());
+        let want = usize::try_from(self.data)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         let Some(buffer) = buffer.get_mut(..want).filter(|buffer| !buffer.is_empty()) else {
             return Ok(0);
         };
@@ -212,7 +218,11 @@ impl<R: Read> TarReader<R> {
             }
         }
         let kind = self.kind(header, flag, name.last() == Some(&b'/'))?;
-        let size = if kind == Kind::Regular { pax.size.unwrap_or(size) } else { 0 };
+        let size = if kind == Kind::Regular {
+            pax.size.unwrap_or(size)
+        } else {
+            0
+        };
         self.bytes = self.bytes.saturating_add(size);
         if self.bytes > self.limits.bytes {
             return Err(self.limit("the sum of all sizes", self.limits.bytes));
@@ -220,16 +230,29 @@ impl<R: Read> TarReader<R> {
         self.data = size;
         self.padding = padding(size);
         let id = |pax: Option<u64>, field: io::Result<u64>| {
-            let id = pax.map_or(field, Ok).ok().and_then(|id| u32::try_from(id).ok());
+            let id = pax
+                .map_or(field, Ok)
+                .ok()
+                .and_then(|id| u32::try_from(id).ok());
             id.filter(|id| *id != u32::MAX)
         };
-        let seconds = header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok());
+        let seconds = header
+            .mtime()
+            .ok()
+            .and_then(|seconds| i64::try_from(seconds).ok());
         Ok(Entry {
             kind,
-            mode: header.mode().map_err(|_| self.bad("its mode is not a number"))? & 0o7777,
+            mode: header
+                .mode()
+                .map_err(|_| self.bad("its mode is not a number"))?
+                & 0o7777,
             uid: id(pax.uid, header.uid()).ok_or_else(|| self.bad("its user id is no user id"))?,
-            gid: id(pax.gid, header.gid()).ok_or_else(|| self.bad("its group id is no group id"))?,
-            mtime: pax.mtime.unwrap_or(Timespec { tv_sec: seconds.unwrap_or(0), tv_nsec: 0 }),
+            gid: id(pax.gid, header.gid())
+                .ok_or_else(|| self.bad("its group id is no group id"))?,
+            mtime: pax.mtime.unwrap_or(Timespec {
+                tv_sec: seconds.unwrap_or(0),
+                tv_nsec: 0,
+            }),
             size,
             xattrs: pax.xattrs,
             name,
@@ -241,7 +264,9 @@ impl<R: Read> TarReader<R> {
         let device = || {
             let major = header.device_major().ok().flatten();
             let minor = header.device_minor().ok().flatten();
-            major.zip(minor).ok_or_else(|| self.bad("its device number is not a number"))
+            major
+                .zip(minor)
+                .ok_or_else(|| self.bad("its device number is not a number"))
         };
         Ok(match flag {
             // Before POSIX a directory was a file whose name ends with a slash.
@@ -298,7 +323,11 @@ impl<R: Read> TarReader<R> {
     }
 
     fn limit(&self, what: &'static str, limit: u64) -> Error {
-        Error::Limit { entry: self.current.clone(), what, limit }
+        Error::Limit {
+            entry: self.current.clone(),
+            what,
+            limit,
+        }
     }
 
     fn truncated(&self) -> Error {
@@ -323,7 +352,15 @@ fn padding(size: u64) -> u64 {
 /// Sum of all bytes, the checksum field itself counted as spaces.
 fn checksum(block: &[u8; BLOCK]) -> u32 {
     let bytes = block.iter().enumerate();
-    bytes.map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) }).sum()
+    bytes
+        .map(|(at, byte)| {
+            if (148..156).contains(&at) {
+                32
+            } else {
+                u32::from(*byte)
+            }
+        })
+        .sum()
 }
 
 #[cfg(test)]

@@ -95,8 +95,12 @@ impl Tar {
 
     pub(crate) fn device(self, kind: u8, name: &str, numbers: (u32, u32)) -> Self {
         self.entry(kind, name, "", b"", |header| {
-            header.set_device_major(numbers.0).expect("ustar has devices");
-            header.set_device_minor(numbers.1).expect("ustar has devices");
+            header
+                .set_device_major(numbers.0)
+                .expect("ustar has devices");
+            header
+                .set_device_minor(numbers.1)
+                .expect("ustar has devices");
         })
     }
 }
@@ -137,7 +141,10 @@ impl TestImage {
             "config": {"User": "1002:1002", "Cmd": ["sh"], "Env": ["PATH=/bin"]},
             "rootfs": {"type": "layers", "diff_ids": ids},
         });
-        Self { layers, config: config.to_string() }
+        Self {
+            layers,
+            config: config.to_string(),
+        }
     }
 
     pub(crate) fn id(&self) -> Digest {
@@ -157,9 +164,7 @@ impl TestImage {
         let layers: Vec<_> = self
             .layers
             .iter()
-            .map(|(_, blob)| {
-                describe("application/vnd.oci.image.layer.v1.tar+gzip", blob)
-            })
+            .map(|(_, blob)| describe("application/vnd.oci.image.layer.v1.tar+gzip", blob))
             .collect();
         let manifest = serde_json::json!({
             "schemaVersion": 2,
@@ -182,10 +187,11 @@ impl TestImage {
 
     /// An OCI layout with this image alone.
     pub(crate) fn layout(&self, name: &str) -> Tar {
-        let mut descriptor =
-            describe("application/vnd.oci.image.manifest.v1+json", self.manifest().as_bytes());
-        descriptor["annotations"] =
-            serde_json::json!({"org.opencontainers.image.ref.name": name});
+        let mut descriptor = describe(
+            "application/vnd.oci.image.manifest.v1+json",
+            self.manifest().as_bytes(),
+        );
+        descriptor["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": name});
         self.blobs(index(&[descriptor]))
     }
 
@@ -223,7 +229,13 @@ pub(crate) fn index(descriptors: &[serde_json::Value]) -> Tar {
 }
 
 pub(crate) fn blob(tar: Tar, bytes: &[u8]) -> Tar {
-    tar.entry(b'0', &format!("blobs/sha256/{}", Digest::of(bytes).hex()), "", bytes, |_| {})
+    tar.entry(
+        b'0',
+        &format!("blobs/sha256/{}", Digest::of(bytes).hex()),
+        "",
+        bytes,
+        |_| {},
+    )
 }
 
 pub(crate) fn plain(bytes: &[u8]) -> Vec<u8> {
@@ -236,7 +248,11 @@ pub(crate) fn tree(dir: &Path) -> Vec<String> {
         for entry in std::fs::read_dir(dir).expect("a readable directory") {
             let entry = entry.expect("a readable entry");
             let path = entry.path();
-            let name = path.strip_prefix(base).expect("below").to_string_lossy().into_owned();
+            let name = path
+                .strip_prefix(base)
+                .expect("below")
+                .to_string_lossy()
+                .into_owned();
             if entry.file_type().expect("a type").is_dir() {
                 all.push(format!("{name}/"));
                 walk(&path, base, all);

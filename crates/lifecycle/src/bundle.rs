@@ -149,11 +149,13 @@ fn namespaces(
     let pid = match &record.config.security.namespaces.pid {
         NamespaceMode::Container => Namespace::New,
         NamespaceMode::Node => Namespace::Host,
-        NamespaceMode::Pod if sandbox.init.is_some() => Namespace::Path(pin(Kind::Pid)),
-        NamespaceMode::Pod => {
-            let problem = "the container asks for the pod's pid namespace, but its sandbox was made without one";
-            return Err(Error::invalid("linux.security_context.namespace_options.pid", problem));
-        }
+        // A request that says nothing means the pod's mode; a pod that gives each container a
+        // namespace of its own has none to share.
+        NamespaceMode::Pod => match of_pod.pid {
+            NamespaceMode::Pod => Namespace::Path(pin(Kind::Pid)),
+            NamespaceMode::Node => Namespace::Host,
+            NamespaceMode::Container | NamespaceMode::Target(_) => Namespace::New,
+        },
         NamespaceMode::Target(target) => Namespace::Path(target_pid(ctx, target)?),
     };
     Ok(Namespaces {

@@ -95,8 +95,9 @@ fn probe(
     let binary = find_program(&handler.path)
         .ok_or_else(|| format!("{} was not found", handler.path.display()))?;
     let root = config.run.join("runtime").join(&handler.name);
-    let runtime = OciRuntime::probe(&binary, &root, Deadline::after(PROBE))
+    let mut runtime = OciRuntime::probe(&binary, &root, Deadline::after(PROBE))
         .map_err(|error| crate::error::chain(&error))?;
+    runtime.exec_helper = Some(config.monitor.clone());
     if runtime.kind == Kind::Crun && hybrid_with_controllers(hierarchies) {
         return Err("crun refuses hybrid cgroups while the v2 hierarchy has controllers".into());
     }

@@ -2,9 +2,12 @@
 //!
 //! New filesystems are made detached with fsopen(2) and attached with move_mount(2), so that a
 //! failure leaves nothing mounted. Every function acts in the mount namespace of the calling
-//! thread (mount_namespaces(7)); so does [`mountinfo`], which is why it reads `/proc/thread-self`.
+//! thread (mount_namespaces(7)); so does [`mountinfo()`], which is why it reads `/proc/thread-self`.
 //! Links are not followed in the last component of a target.
-#![expect(unsafe_code, reason = "mount_setattr(2) and unshare(2) have no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "mount_setattr(2) and unshare(2) have no safe wrapper"
+)]
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -78,7 +81,10 @@ pub fn overlay(lowers: &[&Path], upper: &Path, work: &Path, target: &Path) -> io
         return Err(Errno::INVAL.into());
     }
     let layers = OverlayLayers {
-        lowers: lowers.iter().map(|path| open_path(path)).collect::<io::Result<_>>()?,
+        lowers: lowers
+            .iter()
+            .map(|path| open_path(path))
+            .collect::<io::Result<_>>()?,
         upper: open_path(upper)?,
         work: open_path(work)?,
     };
@@ -96,8 +102,11 @@ struct OverlayLayers {
     work: OwnedFd,
 }
 
-const OVERLAY_OFF: [(&CStr, &CStr); 3] =
-    [(c"index", c"off"), (c"metacopy", c"off"), (c"redirect_dir", c"nofollow")];
+const OVERLAY_OFF: [(&CStr, &CStr); 3] = [
+    (c"index", c"off"),
+    (c"metacopy", c"off"),
+    (c"redirect_dir", c"nofollow"),
+];
 
 fn overlay_by_descriptor(layers: &OverlayLayers) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
@@ -111,7 +120,11 @@ fn overlay_by_descriptor(layers: &OverlayLayers) -> Result<OwnedFd, Errno> {
         rustix::mount::fsconfig_set_string(&context, key, value)?;
     }
     rustix::mount::fsconfig_create(&context)?;
-    rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
+    rustix::mount::fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )
 }
 
 /// The older way: mount(2) with one option string. `/proc/self/fd/N` keeps it short and free of
@@ -126,7 +139,13 @@ fn overlay_by_string(layers: &OverlayLayers, target: &Path) -> io::Result<()> {
         name(&layers.work)
     );
     let options = CString::new(options).map_err(io::Error::other)?;
-    rustix::mount::mount("overlay", target, "overlay", MountFlags::empty(), options.as_c_str())?;
+    rustix::mount::mount(
+        "overlay",
+        target,
+        "overlay",
+        MountFlags::empty(),
+        options.as_c_str(),
+    )?;
     Ok(())
 }
 
@@ -149,7 +168,11 @@ pub fn tmpfs(size_bytes: Option<u64>, mode: u32) -> io::Result<OwnedFd> {
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV
         | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    Ok(rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    Ok(rustix::mount::fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?)
 }
 
 /// Attaches a detached mount at `target`.
@@ -199,8 +222,12 @@ pub fn bind_fd(source: impl AsFd, target: &Path) -> io::Result<()> {
 ///
 /// `EINVAL` when `target` is not a mount point; else what mount_setattr(2) returns.
 pub fn set_flags(target: &Path, attributes: Attributes) -> io::Result<()> {
-    let attr =
-        MountAttr { attr_set: attributes.bits(), attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let attr = MountAttr {
+        attr_set: attributes.bits(),
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: 0,
+    };
     mount_setattr(target, attributes.recursive, &attr)
 }
 
@@ -238,12 +265,15 @@ pub fn unmount(target: &Path, detach: bool) -> io::Result<()> {
 ///
 /// What statx(2) returns; `Unsupported` on a kernel before 5.8.
 pub fn is_mount_point(path: &Path) -> io::Result<bool> {
-    let status =
-        match rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) {
-            Err(Errno::NOENT) => return Ok(false),
-            other => other?,
-        };
-    if !status.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
+    let status = match rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty())
+    {
+        Err(Errno::NOENT) => return Ok(false),
+        other => other?,
+    };
+    if !status
+        .stx_attributes_mask
+        .contains(StatxAttributes::MOUNT_ROOT)
+    {
         return Err(io::ErrorKind::Unsupported.into());
     }
     Ok(status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
@@ -257,9 +287,7 @@ pub fn is_mount_point(path: &Path) -> io::Result<bool> {
 /// # Errors
 ///
 /// What unshare(2) or mount(2) return, or `work` itself.
-pub fn in_private_namespace<T: Send>(
-    work: impl FnOnce() -> io::Result<T> + Send,
-) -> io::Result<T> {
+pub fn in_private_namespace<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().name("mounts".into());
         let handle = thread.spawn_scoped(scope, || {
@@ -270,7 +298,9 @@ pub fn in_private_namespace<T: Send>(
             make_private(Path::new("/"), true)?;
             work()
         })?;
-        handle.join().map_err(|_| io::Error::other("the thread with the mounts panicked"))?
+        handle
+            .join()
+            .map_err(|_| io::Error::other("the thread with the mounts panicked"))?
     })
 }
 
@@ -294,7 +324,11 @@ fn mount_setattr(target: &Path, recursive: bool, attr: &MountAttr) -> io::Result
             size_of::<MountAttr>(),
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 #[cfg(test)]

@@ -109,18 +109,16 @@ fn build_image(variant: &str, name: &str, assignment: &str) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// A test program that a script of ours gets: from `THAWD_TEST_TOOLS`, the folders that the scripts
-/// use, or the PATH.
+/// A test program that a script of ours gets: from the folders where the scripts put it, or the PATH.
 ///
 /// # Errors
 /// When it is in none of them.
 pub(crate) fn tool(name: &str, script: &str) -> Result<PathBuf> {
-    let mut folders: Vec<PathBuf> = std::env::var_os("THAWD_TEST_TOOLS")
-        .map(PathBuf::from)
-        .into_iter()
-        .collect();
-    folders.push(PathBuf::from("/opt/thawd/tools/bin"));
-    folders.push(PathBuf::from("/opt/thawd/criu/bin"));
+    let cache = std::env::var_os("THAWD_TOOLS").unwrap_or_else(|| "/var/cache/thawd-tools".into());
+    let mut folders = vec![
+        Path::new(&cache).join("bin"),
+        PathBuf::from("/opt/thawd/criu/bin"),
+    ];
     folders.extend(std::env::split_paths(
         &std::env::var_os("PATH").unwrap_or_default(),
     ));

@@ -4,22 +4,27 @@ use std::collections::HashMap;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use rustix::fs::OFlags;
 use sha2::{Digest as _, Sha256};
 use sys::pipe::WriteBack;
 
-use super::Sink;
-use super::pump::{Progress, Signal, open_direct};
+use super::pump::{Progress, Signal};
+use super::route::{Way, open_direct};
 use crate::error::Error;
 use crate::format::PAGE;
 
-/// Bytes read and digested at a time.
-const READ_BYTES: usize = 512 << 10;
+/// Bytes read from the page cache and digested at a time: they are still in the processor's cache.
+const READ_BYTES: usize = 256 << 10;
+/// Bytes read from the disk at a time.
+const DIRECT_BYTES: usize = 1 << 20;
+/// Buffers for reading ahead.
+const BUFFERS: usize = 3;
 /// What reads past the page cache ask of the buffer's address.
 const ALIGNMENT: usize = 4096;
 /// What stays dirty in the page cache while the container stands. Write-back takes a fifth of the
@@ -36,15 +41,11 @@ pub(super) struct Digests {
 }
 
 impl Digests {
-    pub(super) fn start(file: &File, sink: Sink, signal: &Arc<Signal>) -> io::Result<Self> {
+    pub(super) fn start(file: &File, signal: &Arc<Signal>) -> io::Result<Self> {
         let (progress, received) = channel();
         let mut follower = Follower {
             file: file.try_clone()?,
-            direct: match sink {
-                Sink::Direct => open_direct(file, OFlags::RDONLY),
-                Sink::Buffered => None,
-            },
-            sink,
+            direct: open_direct(file, OFlags::RDONLY),
             signal: Arc::clone(signal),
             received,
             pending: VecDeque::new(),
@@ -52,7 +53,7 @@ impl Digests {
             dirty_bytes: 0,
             digest: Sha256::new(),
             done: HashMap::new(),
-            buffer: vec![0; READ_BYTES + ALIGNMENT],
+            buffer: vec![0; READ_BYTES],
         };
         let thread = std::thread::Builder::new()
             .name("page-digests".to_owned())
@@ -78,9 +79,8 @@ impl Digests {
 
 struct Follower {
     file: File,
-    /// The same file, read past the page cache, when it was written past it.
+    /// The same file, for reading past the page cache what was written past it.
     direct: Option<File>,
-    sink: Sink,
     signal: Arc<Signal>,
     received: Receiver<Progress>,
     /// What is to be digested.
@@ -97,7 +97,12 @@ impl Follower {
     fn run(&mut self) -> io::Result<()> {
         while let Some(progress) = self.next()? {
             match progress {
-                Progress::Bytes { offset, length } => self.digest(offset, length)?,
+                Progress::Bytes { offset, length, way: Way::Cached } => {
+                    self.digest(offset, length)?;
+                }
+                Progress::Bytes { offset, length, way: Way::Direct } => {
+                    self.digest_direct(offset, length)?;
+                }
                 Progress::End { number } => {
                     let digest = std::mem::take(&mut self.digest).finalize();
                     self.done.insert(number, hex::encode(digest));
@@ -120,17 +125,27 @@ impl Follower {
                 Err(_) => None,
                 Ok(progress) => Some(progress),
             };
-            if let (Some(Progress::Bytes { offset, length }), Sink::Buffered) =
-                (received, self.sink)
-            {
+            if let Some(Progress::Bytes { offset, length, way: Way::Cached }) = received {
                 self.dirty.push_back((offset, length));
                 self.dirty_bytes += length;
             }
             self.write_back()?;
             match received {
-                Some(progress) => self.pending.push_back(progress),
+                Some(progress) => self.push(progress),
                 None => return Ok(self.pending.pop_front()),
             }
+        }
+    }
+
+    /// Queues a piece; those read from the disk are read in one go.
+    fn push(&mut self, progress: Progress) {
+        if let Some(Progress::Bytes { offset, length, way: Way::Direct }) = self.pending.back_mut()
+            && let Progress::Bytes { offset: next, length: more, way: Way::Direct } = progress
+            && *offset + *length == next
+        {
+            *length += more;
+        } else {
+            self.pending.push_back(progress);
         }
     }
 
@@ -148,21 +163,18 @@ impl Follower {
 
     /// Reading from the disk would slow the writing to it down: not while the container stands.
     fn must_wait(&self) -> bool {
-        self.sink == Sink::Direct
+        let direct = matches!(
+            self.pending.front(),
+            Some(Progress::Bytes { way: Way::Direct, .. })
+        );
+        direct && !self.signal.draining()
     }
 
     fn digest(&mut self, mut offset: u64, mut length: u64) -> io::Result<()> {
-        let skip = self.buffer.as_ptr().align_offset(ALIGNMENT);
         while length > 0 {
-            // What is not whole pages is read through the page cache.
-            let whole = usize::try_from(length & !(PAGE - 1)).unwrap_or(usize::MAX);
-            let (file, most) = match &self.direct {
-                Some(direct) if whole > 0 && offset.is_multiple_of(PAGE) => (direct, whole),
-                _ => (&self.file, usize::try_from(length).unwrap_or(usize::MAX)),
-            };
-            let most = most.min(READ_BYTES);
-            let buffer = self.buffer.get_mut(skip..skip + most).unwrap_or_default();
-            let read = file.read_at(buffer, offset)?;
+            let most = usize::try_from(length).unwrap_or(usize::MAX).min(READ_BYTES);
+            let buffer = self.buffer.get_mut(..most).unwrap_or_default();
+            let read = self.file.read_at(buffer, offset)?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -172,5 +184,60 @@ impl Follower {
             length -= read;
         }
         Ok(())
+    }
+
+    /// Digests what has to be read from the disk; another thread reads ahead.
+    fn digest_direct(&mut self, offset: u64, length: u64) -> io::Result<()> {
+        let whole = length & !(PAGE - 1);
+        let Some(direct) = self.direct.as_ref().filter(|_| offset.is_multiple_of(PAGE)) else {
+            return self.digest(offset, length);
+        };
+        let (full, filled) = sync_channel(BUFFERS);
+        let (empty, emptied) = channel();
+        for _ in 0..BUFFERS {
+            empty.send(vec![0_u8; DIRECT_BYTES + ALIGNMENT]).unwrap_or_default();
+        }
+        let digest = &mut self.digest;
+        std::thread::scope(|scope| {
+            scope.spawn(move || read_ahead(direct, offset, whole, &emptied, &full));
+            for part in filled {
+                let (buffer, range) = part?;
+                digest.update(buffer.get(range).unwrap_or_default());
+                // The reader may have come to its end.
+                empty.send(buffer).unwrap_or_default();
+            }
+            Ok::<(), io::Error>(())
+        })?;
+        self.digest(offset + whole, length - whole)
+    }
+}
+
+type Part = (Vec<u8>, Range<usize>);
+
+/// Reads whole pages past the page cache into empty buffers.
+fn read_ahead(
+    file: &File,
+    mut offset: u64,
+    mut length: u64,
+    empty: &Receiver<Vec<u8>>,
+    full: &SyncSender<io::Result<Part>>,
+) {
+    while length > 0 {
+        let Ok(mut buffer) = empty.recv() else { return };
+        let skip = buffer.as_ptr().align_offset(ALIGNMENT);
+        let most = usize::try_from(length).unwrap_or(usize::MAX).min(DIRECT_BYTES);
+        let part = buffer.get_mut(skip..skip.saturating_add(most)).unwrap_or_default();
+        let read = match file.read_at(part, offset) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            other => other,
+        };
+        let count = read.as_ref().map_or(0, |read| u64::try_from(*read).unwrap_or(0));
+        let failed = read.is_err();
+        let part = read.map(|read| (buffer, skip..skip + read));
+        if full.send(part).is_err() || failed {
+            return;
+        }
+        offset += count;
+        length = length.saturating_sub(count);
     }
 }

@@ -1,22 +1,19 @@
 //! The thread that moves pages from the pipes into the archive.
 
-use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
-use rustix::fs::{Mode, OFlags};
-use std::sync::Arc;
 
+use super::route::{Route, Way};
 use super::{Captured, pipe_name, poison};
 use crate::error::Error;
-use crate::format::{BLOCK, PAGE, round_up};
+use crate::format::{BLOCK, round_up};
 use crate::writer::padded_data_offset;
 
-/// Most bytes moved by one system call.
-const CHUNK_BYTES: usize = 1 << 20;
 /// The digesting thread is told after so many bytes.
 const PROGRESS_BYTES: u64 = 4 << 20;
 
@@ -73,7 +70,7 @@ impl Signal {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Progress {
     /// These bytes of the image are in the file.
-    Bytes { offset: u64, length: u64 },
+    Bytes { offset: u64, length: u64, way: Way },
     /// The image is complete.
     End { number: u32 },
 }
@@ -104,8 +101,7 @@ impl Layout {
 }
 
 pub(super) struct Pump {
-    pub(super) file: File,
-    pub(super) direct: Option<File>,
+    pub(super) route: Route,
     pub(super) images: OwnedFd,
     pub(super) pipes: Vec<(u32, Option<OwnedFd>)>,
     pub(super) layout: Layout,
@@ -185,17 +181,18 @@ impl Pump {
         let failed = |error| Error::io(format!("write pages-{number}.img into the archive"), error);
         let (offset, limit) = self.layout.place(number);
         let mut image = Captured { number, offset, size: 0 };
-        let mut told = 0;
+        let mut told = Told { offset, end: offset, way: Way::Cached };
         while !self.signal.aborted() {
-            match self.splice(reader, offset + image.size) {
-                Ok(0) => {
-                    self.tell(offset + told, image.size - told);
+            match self.route.splice(reader, offset + image.size) {
+                Ok((0, _)) => {
+                    told.flush(&self.progress);
                     self.progress.send(Progress::End { number }).unwrap_or_default();
                     return Ok(image);
                 }
-                Ok(moved) => {
+                Ok((moved, way)) => {
                     image.size += moved;
                     self.signal.bytes.fetch_add(moved, Ordering::Relaxed);
+                    told.add(moved, way, &self.progress);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.wait_for(reader).map_err(failed)?;
@@ -205,10 +202,6 @@ impl Pump {
             if image.size > limit {
                 let name = pipe_name(number);
                 return Err(Error::Outgrown { name, reserved_bytes: limit });
-            }
-            if image.size - told >= PROGRESS_BYTES {
-                self.tell(offset + told, image.size - told);
-                told = image.size;
             }
         }
         Err(Error::Cancelled)
@@ -224,26 +217,34 @@ impl Pump {
         }
         Ok(())
     }
+}
 
-    fn tell(&self, offset: u64, length: u64) {
-        // Without a receiver the digests have failed, which `finish` reports.
-        self.progress.send(Progress::Bytes { offset, length }).unwrap_or_default();
+/// What the digesting thread is told next: bytes that came the same way.
+struct Told {
+    offset: u64,
+    end: u64,
+    way: Way,
+}
+
+impl Told {
+    fn add(&mut self, moved: u64, way: Way, progress: &Sender<Progress>) {
+        if way != self.way {
+            self.flush(progress);
+            self.way = way;
+        }
+        self.end += moved;
+        if self.end - self.offset >= PROGRESS_BYTES {
+            self.flush(progress);
+        }
     }
 
-    fn splice(&mut self, reader: &OwnedFd, offset: u64) -> io::Result<u64> {
-        if let Some(direct) = &self.direct
-            && offset.is_multiple_of(PAGE)
-        {
-            let whole = rustix::io::ioctl_fionread(reader)? & !(PAGE - 1);
-            let length = usize::try_from(whole).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
-            if length > 0 {
-                match sys::pipe::splice_to_file(reader, direct, offset, length) {
-                    Err(error) if error.kind() == io::ErrorKind::InvalidInput => self.direct = None,
-                    other => return other,
-                }
-            }
+    fn flush(&mut self, progress: &Sender<Progress>) {
+        let (offset, length, way) = (self.offset, self.end - self.offset, self.way);
+        if length > 0 {
+            // Without a receiver the digests have failed, which `finish` reports.
+            progress.send(Progress::Bytes { offset, length, way }).unwrap_or_default();
         }
-        sys::pipe::splice_to_file(reader, &self.file, offset, CHUNK_BYTES)
+        self.offset = self.end;
     }
 }
 
@@ -257,11 +258,4 @@ fn poll(polled: &mut [PollFd<'_>], only_look: bool) -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// Opens the archive once more, past the page cache; `None` where the filesystem cannot.
-pub(super) fn open_direct(file: &File, access: OFlags) -> Option<File> {
-    let path = format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd());
-    let flags = access | OFlags::DIRECT | OFlags::CLOEXEC;
-    rustix::fs::openat(rustix::fs::CWD, &*path, flags, Mode::empty()).ok().map(File::from)
 }

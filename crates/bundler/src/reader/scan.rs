@@ -68,7 +68,9 @@ pub(super) fn scan(
             Ok(None) => {}
             Err(problem) => {
                 let cut = problem == Problem::Truncated;
-                if !tell(&member.name, problem) || cut {
+                let place = format!("header at byte {}", member.header_offset);
+                let name = if member.name.is_empty() { place.as_bytes() } else { &member.name };
+                if !tell(name, problem) || cut {
                     return Ok(scanned);
                 }
             }

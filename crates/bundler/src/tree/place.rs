@@ -145,11 +145,11 @@ pub(super) fn attributes_of(
     member: &Member,
 ) -> Result<Lost, AttributeError> {
     let fail = |error: Errno| AttributeError::Failed(error.into());
-    let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
     // 2^32-1 would mean "leave as it is" to the kernel.
     if member.uid == u32::MAX || member.gid == u32::MAX {
         return Err(fail(Errno::INVAL));
     }
+    let (uid, gid) = (Uid::from_raw(member.uid), Gid::from_raw(member.gid));
     rustix::fs::chownat(opened, c"", Some(uid), Some(gid), AtFlags::EMPTY_PATH).map_err(fail)?;
     if member.kind() != Kind::Symlink {
         let path = format!("/proc/thread-self/fd/{}", opened.as_fd().as_raw_fd());

@@ -73,6 +73,14 @@ pub struct Skipped {
     pub reason: &'static str,
 }
 
+/// A directory that is being walked.
+#[derive(Debug)]
+struct Open {
+    dir: OwnedFd,
+    path: Vec<u8>,
+    names: std::vec::IntoIter<OsString>,
+}
+
 /// Writes a directory as a tar, in one pass or several.
 #[derive(Debug)]
 pub struct TreeWriter<W> {
@@ -128,7 +136,8 @@ impl<W: Write> TreeWriter<W> {
     /// [`Error::Unsupported`], [`Error::Io`], [`Error::NoSpace`].
     pub fn write_all(&mut self) -> Result<(), Error> {
         let root = self.root.try_clone().map_err(|error| Error::io("open a directory", error))?;
-        self.directory(&root, b"", 0)
+        let root = self.enter(root, Vec::new())?;
+        self.walk(root, 0)
     }
 
     /// Writes the end marker; returns what the tar was written to, and what is in it.
@@ -142,40 +151,54 @@ impl<W: Write> TreeWriter<W> {
         Ok((self.out, self.report))
     }
 
-    /// Writes the directory `path` and what is in it.
-    fn directory(&mut self, dir: &OwnedFd, path: &[u8], depth: usize) -> Result<(), Error> {
-        check_depth(path, depth)?;
-        let status = rustix::fs::fstat(dir).map_err(|error| reading(path, error.into()))?;
-        let mut name = path.to_vec();
-        name.extend_from_slice(if path.is_empty() { b"./" } else { b"/" });
-        let mut header = header_of(&name, Kind::Directory, &status);
-        header.records = self.attributes(dir.as_fd(), OsStr::new(""), path, true)?;
-        self.put(&header, path)?;
-        self.report.directories += 1;
-        if self.dialect == Dialect::Overlay && self.is_opaque(dir, path)? {
-            self.whiteout(&join(path, b".wh..wh..opq"))?;
-            self.report.opaque.push(path_of(&join(b"/", path)));
-        }
-        for child in children(dir).map_err(|error| reading(path, error))? {
-            self.child(dir, &child, path, depth)?;
+    /// Writes what is in a directory and below. Nothing here recurses: the container decides how
+    /// deep its directories are.
+    fn walk(&mut self, first: Open, depth: usize) -> Result<(), Error> {
+        let mut stack = vec![first];
+        while let Some(open) = stack.last_mut() {
+            let Some(name) = open.names.next() else {
+                stack.pop();
+                continue;
+            };
+            if let Some(child) = self.child(&open.dir, &name, &open.path)? {
+                check_depth(&child.path, depth + stack.len())?;
+                stack.push(child);
+            }
         }
         Ok(())
     }
 
+    /// Writes the directory itself, and reads its names.
+    fn enter(&mut self, dir: OwnedFd, path: Vec<u8>) -> Result<Open, Error> {
+        let status = rustix::fs::fstat(&dir).map_err(|error| reading(&path, error.into()))?;
+        let mut name = path.clone();
+        name.extend_from_slice(if path.is_empty() { b"./" } else { b"/" });
+        let mut header = header_of(&name, Kind::Directory, &status);
+        header.records = self.attributes(dir.as_fd(), OsStr::new(""), &path, true)?;
+        self.put(&header, &path)?;
+        self.report.directories += 1;
+        if self.dialect == Dialect::Overlay && self.is_opaque(&dir, &path)? {
+            self.whiteout(&join(&path, b".wh..wh..opq"))?;
+            self.report.opaque.push(path_of(&join(b"/", &path)));
+        }
+        let names = children(&dir).map_err(|error| reading(&path, error))?.into_iter();
+        Ok(Open { dir, path, names })
+    }
+
+    /// Writes one name; a directory is returned to be walked.
     fn child(
         &mut self,
         dir: &OwnedFd,
         child: &OsStr,
         parent: &[u8],
-        depth: usize,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Open>, Error> {
         let path = join(parent, child.as_bytes());
         let status = rustix::fs::statat(dir, child, AtFlags::SYMLINK_NOFOLLOW)
             .map_err(|error| reading(&path, error.into()))?;
         let kind = match FileType::from_raw_mode(status.st_mode) {
             FileType::Directory => {
                 let child = open_directory(dir, child).map_err(|error| reading(&path, error))?;
-                return self.directory(&child, &path, depth + 1);
+                return self.enter(child, path).map(Some);
             }
             FileType::RegularFile => Kind::Regular,
             FileType::Symlink => Kind::Symlink,
@@ -184,22 +207,22 @@ impl<W: Write> TreeWriter<W> {
             FileType::Fifo => Kind::Fifo,
             _ => {
                 self.skip(&path, "a socket ends with its process");
-                return Ok(());
+                return Ok(None);
             }
         };
         if self.dialect == Dialect::Overlay {
             if kind == Kind::CharDevice && status.st_rdev == 0 {
                 let mark = [WHITEOUT, child.as_bytes()].concat();
                 self.report.deleted.push(path_of(&join(b"/", &path)));
-                return self.whiteout(&join(parent, &mark));
+                return self.whiteout(&join(parent, &mark)).map(|()| None);
             }
             if child.as_bytes().starts_with(WHITEOUT) {
                 self.skip(&path, "in a layer this name would mean a deletion");
-                return Ok(());
+                return Ok(None);
             }
         }
         self.written.insert(self.hasher.hash_one(&path));
-        self.file(dir, child, &path, kind, &status)
+        self.file(dir, child, &path, kind, &status).map(|()| None)
     }
 
     /// Writes anything that is not a directory.
@@ -342,6 +365,11 @@ fn children(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
 fn open_directory(dir: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NOATIME;
     sys::fs::open_beneath_same_mount(dir, name.as_ref(), flags)
+}
+
+/// Whether opening failed because another mount begins there.
+pub(super) fn is_mount_point(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::XDEV)
 }
 
 pub(super) fn reading(path: &[u8], error: io::Error) -> Error {

@@ -12,13 +12,13 @@ use rustix::fs::{Mode, OFlags};
 use sys::process::Deadline;
 
 /// A tmpfs that is mounted nowhere, and a path to it.
-pub struct Images {
-    pub fd: OwnedFd,
-    pub path: PathBuf,
+pub(crate) struct Images {
+    pub(crate) fd: OwnedFd,
+    pub(crate) path: PathBuf,
 }
 
 impl Images {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let fd = sys::mount::tmpfs(Some(64 << 20), 0o700).unwrap();
         let path = PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()));
         Self { fd, path }
@@ -26,14 +26,14 @@ impl Images {
 }
 
 /// Opens a page image as CRIU does.
-pub fn open_page_image(images: &Path, number: usize) -> io::Result<File> {
+pub(crate) fn open_page_image(images: &Path, number: usize) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let path = images.join(format!("pages-{number}.img"));
     Ok(File::from(rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?))
 }
 
 /// Writes page images one after the other, in pieces of odd sizes.
-pub fn play_criu(images: &Path, contents: &[Vec<u8>]) -> io::Result<()> {
+pub(crate) fn play_criu(images: &Path, contents: &[Vec<u8>]) -> io::Result<()> {
     for (index, content) in contents.iter().enumerate() {
         let mut image = open_page_image(images, index + 1)?;
         let mut piece = 1;
@@ -49,7 +49,7 @@ pub fn play_criu(images: &Path, contents: &[Vec<u8>]) -> io::Result<()> {
 }
 
 /// Bytes that repeat nowhere within a page.
-pub fn noise(length: usize, seed: u64) -> Vec<u8> {
+pub(crate) fn noise(length: usize, seed: u64) -> Vec<u8> {
     let mut state = seed | 1;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -62,12 +62,12 @@ pub fn noise(length: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-pub fn soon() -> Deadline {
+pub(crate) fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(60))
 }
 
 /// Names in a directory.
-pub fn names(path: &Path) -> Vec<String> {
+pub(crate) fn names(path: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(path)
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())

@@ -2,4 +2,5 @@
 
 mod containers;
 mod sandboxes;
+mod snapshots;
 mod values;

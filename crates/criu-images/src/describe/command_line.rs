@@ -16,7 +16,7 @@ pub(super) fn arguments(source: &dyn ImageSource, images: &Images, pid: u32) -> 
     let end = memory.mm_arg_end.min(start.saturating_add(MAX_BYTES));
     let bytes = read(source, map, start, end);
     let bytes = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
-    if bytes.is_empty() {
+    if bytes.iter().all(|byte| *byte == 0) {
         return Vec::new();
     }
     bytes.split(|byte| *byte == 0).map(super::text_of).collect()
@@ -30,12 +30,18 @@ fn read(source: &dyn ImageSource, map: &Pagemap, start: u64, end: u64) -> Vec<u8
     let mut offset = 0u64;
     for entry in &map.entries {
         let present = entry.flags.unwrap_or(PE_PRESENT) & PE_PRESENT != 0;
-        let Some(size) = pages_of(entry).checked_mul(PAGE) else { break };
-        let Some(run_end) = entry.vaddr.checked_add(size) else { break };
+        let Some(size) = pages_of(entry).checked_mul(PAGE) else {
+            break;
+        };
+        let Some(run_end) = entry.vaddr.checked_add(size) else {
+            break;
+        };
         if (entry.vaddr..run_end).contains(&address) && address < end {
             let length = usize::try_from(run_end.min(end) - address).unwrap_or(0);
             let at = offset.saturating_add(address - entry.vaddr);
-            let Some(part) = present.then(|| source.read_at(&name, at, length)) else { break };
+            let Some(part) = present.then(|| source.read_at(&name, at, length)) else {
+                break;
+            };
             let part = part.unwrap_or_default();
             bytes.extend_from_slice(&part);
             if part.len() < length {

@@ -48,7 +48,7 @@ pub struct Description {
     pub files: BTreeMap<String, usize>,
     /// Files that are open but have no name any more.
     pub deleted_files: usize,
-    /// Content of those, in bytes.
+    /// Images of those, in bytes.
     pub deleted_bytes: u64,
     /// Locks held.
     pub file_locks: usize,
@@ -82,20 +82,28 @@ pub fn describe(source: &dyn ImageSource) -> Description {
     let limits = Limits::default();
     let mut report = Report::new(limits.max_violations);
     let images = load::load(source, &limits, Strictness::Lenient, &mut report);
-    let problems = report.into_violations().iter().map(ToString::to_string).collect();
+    let problems = report
+        .into_violations()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     let inventory = images.inventory.as_ref();
     Description {
         machine: machine(&images),
-        hostname: images.hostnames.values().next().map(|names| text_of(&names.nodename)),
+        hostname: images
+            .hostnames
+            .values()
+            .next()
+            .map(|names| text_of(&names.nodename)),
         processes: processes::processes(source, &images),
         sockets: sockets::sockets(&images),
         mounts: mounts::mounts(&images),
         files: files(&images),
         deleted_files: images.ghosts.len(),
-        deleted_bytes: images
-            .ghosts
-            .values()
-            .fold(0, |sum, ghost| sum.saturating_add(ghost.size.unwrap_or(0))),
+        deleted_bytes: images.ghosts.keys().fold(0, |sum, id| {
+            let size = images.sizes.get(&format!("ghost-file-{id:x}.img"));
+            sum.saturating_add(size.copied().unwrap_or(0))
+        }),
         file_locks: images.locks.len(),
         memory: memory(&images),
         dump: images.stats.as_ref().and_then(DumpStats::new),
@@ -112,7 +120,9 @@ fn machine(images: &Images) -> Option<String> {
 fn files(images: &Images) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for file in images.files.values() {
-        *counts.entry(kind_name(file.r#type()).to_owned()).or_default() += 1;
+        *counts
+            .entry(kind_name(file.r#type()).to_owned())
+            .or_default() += 1;
     }
     counts
 }
@@ -145,11 +155,25 @@ fn kind_name(kind: FdTypes) -> &'static str {
 
 fn memory(images: &Images) -> Memory {
     let bytes = |map: &crate::model::Pagemap| processes::stored_bytes(map);
-    let all: u64 = images.sizes.values().fold(0, |sum, size| sum.saturating_add(*size));
-    let pages = images.pages.values().fold(0u64, |sum, size| sum.saturating_add(*size));
+    let all: u64 = images
+        .sizes
+        .values()
+        .fold(0, |sum, size| sum.saturating_add(*size));
+    let pages = images
+        .pages
+        .values()
+        .fold(0u64, |sum, size| sum.saturating_add(*size));
     Memory {
-        private_bytes: images.pagemaps.values().map(bytes).fold(0, u64::saturating_add),
-        shared_bytes: images.shmem_pagemaps.values().map(bytes).fold(0, u64::saturating_add),
+        private_bytes: images
+            .pagemaps
+            .values()
+            .map(bytes)
+            .fold(0, u64::saturating_add),
+        shared_bytes: images
+            .shmem_pagemaps
+            .values()
+            .map(bytes)
+            .fold(0, u64::saturating_add),
         page_image_bytes: pages,
         other_image_bytes: all.saturating_sub(pages),
     }

@@ -48,7 +48,10 @@ fn filesystem(entry: &MntEntry) -> String {
     let name = match entry.filesystem() {
         _ if entry.ext_key.is_some() => "external",
         Some(Fstype::Auto) => {
-            return entry.fsname.as_deref().map_or_else(|| "auto".to_owned(), text_of);
+            return entry
+                .fsname
+                .as_deref()
+                .map_or_else(|| "auto".to_owned(), text_of);
         }
         Some(Fstype::Unsupported) => "other",
         Some(Fstype::Overlayfs) => "overlay",
@@ -70,6 +73,12 @@ fn flags(bits: u32) -> Vec<String> {
         (1 << 24, "strictatime"),
     ];
     let access = if bits & 1 == 0 { "rw" } else { "ro" };
-    let set = names.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| *name);
-    std::iter::once(access).chain(set).map(str::to_owned).collect()
+    let set = names
+        .iter()
+        .filter(|(bit, _)| bits & bit != 0)
+        .map(|(_, name)| *name);
+    std::iter::once(access)
+        .chain(set)
+        .map(str::to_owned)
+        .collect()
 }

@@ -55,14 +55,16 @@ pub enum ProcessState {
     Stopped,
     /// It has ended and its parent has not taken notice.
     Zombie,
-    /// It has ended.
-    Dead,
     /// The images do not say.
     Unknown,
 }
 
 pub(super) fn processes(source: &dyn ImageSource, images: &Images) -> Vec<Process> {
-    images.processes.iter().map(|entry| process(source, images, entry)).collect()
+    images
+        .processes
+        .iter()
+        .map(|entry| process(source, images, entry))
+        .collect()
 }
 
 fn process(source: &dyn ImageSource, images: &Images, entry: &PstreeEntry) -> Process {
@@ -71,7 +73,14 @@ fn process(source: &dyn ImageSource, images: &Images, entry: &PstreeEntry) -> Pr
     let task = core.and_then(|core| core.tc.as_ref());
     let thread = core.and_then(|core| core.thread_core.as_ref());
     let creds = thread.and_then(|thread| thread.creds.as_ref());
-    let path = |id: u32| images.files.get(&id)?.reg.as_ref().map(|file| text_of(&file.name));
+    let path = |id: u32| {
+        images
+            .files
+            .get(&id)?
+            .reg
+            .as_ref()
+            .map(|file| text_of(&file.name))
+    };
     Process {
         pid,
         ppid: entry.ppid,
@@ -81,9 +90,8 @@ fn process(source: &dyn ImageSource, images: &Images, entry: &PstreeEntry) -> Pr
         command_line: command_line::arguments(source, images, pid),
         state: match task.map(|task| task.task_state) {
             Some(1) => ProcessState::Alive,
-            Some(2) => ProcessState::Dead,
             Some(3) => ProcessState::Stopped,
-            Some(6) => ProcessState::Zombie,
+            Some(2 | 6) => ProcessState::Zombie,
             _ => ProcessState::Unknown,
         },
         threads: entry.threads.len(),
@@ -92,7 +100,10 @@ fn process(source: &dyn ImageSource, images: &Images, entry: &PstreeEntry) -> Pr
         seccomp: thread.is_some_and(|thread| {
             thread.seccomp_mode.is_some() && thread.seccomp_mode() != SeccompMode::Disabled
         }),
-        executable: images.memory.get(&pid).and_then(|memory| path(memory.exe_file_id)),
+        executable: images
+            .memory
+            .get(&pid)
+            .and_then(|memory| path(memory.exe_file_id)),
         working_directory: images.roots.get(&pid).and_then(|root| path(root.cwd_id)),
         descriptors: images.descriptors_of(pid).map_or(0, |(_, list)| list.len()),
         memory_bytes: images.pagemaps.get(&pid).map_or(0, stored_bytes),
@@ -104,5 +115,7 @@ pub(super) fn stored_bytes(map: &Pagemap) -> u64 {
     map.entries
         .iter()
         .filter(|entry| entry.flags.unwrap_or(PE_PRESENT) & PE_PRESENT != 0)
-        .fold(0, |sum, entry| sum.saturating_add(pages_of(entry).saturating_mul(PAGE)))
+        .fold(0, |sum, entry| {
+            sum.saturating_add(pages_of(entry).saturating_mul(PAGE))
+        })
 }

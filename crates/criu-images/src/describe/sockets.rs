@@ -74,7 +74,13 @@ pub(super) fn sockets(images: &Images) -> Vec<Socket> {
 }
 
 fn plain(kind: SocketKind, local: String) -> Socket {
-    Socket { kind, state: "UNCONN".to_owned(), local, remote: None, owners: Vec::new() }
+    Socket {
+        kind,
+        state: "UNCONN".to_owned(),
+        local,
+        remote: None,
+        owners: Vec::new(),
+    }
 }
 
 fn inet(entry: &InetSkEntry) -> Socket {
@@ -114,8 +120,11 @@ fn address(family: u32, words: &[u32], port: u32) -> String {
 }
 
 fn unix(images: &Images, entry: &UnixSkEntry) -> Socket {
-    let kind =
-        if entry.r#type == SOCK_DGRAM { SocketKind::UnixDatagram } else { SocketKind::UnixStream };
+    let kind = if entry.r#type == SOCK_DGRAM {
+        SocketKind::UnixDatagram
+    } else {
+        SocketKind::UnixStream
+    };
     let peer = (entry.peer != 0).then(|| {
         let name = images
             .files
@@ -172,7 +181,9 @@ fn owners(images: &Images, id: u32) -> Vec<(u32, u32)> {
         .iter()
         .filter_map(|process| Some((process.pid, images.descriptors_of(process.pid)?.1)))
         .flat_map(|(pid, list)| {
-            list.iter().filter(move |entry| entry.id == id).map(move |entry| (pid, entry.fd))
+            list.iter()
+                .filter(move |entry| entry.id == id)
+                .map(move |entry| (pid, entry.fd))
         })
         .collect()
 }

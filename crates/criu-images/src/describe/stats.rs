@@ -47,10 +47,12 @@ impl DumpStats {
     /// [`StatsError`].
     pub fn parse(bytes: &[u8]) -> Result<Self, StatsError> {
         let malformed = |error: ImageError| StatsError::Malformed(error.to_string());
-        let mut entries =
-            Entries::open(Box::new(bytes), ImageName::StatsDump, &Limits::default())
-                .map_err(malformed)?;
-        let entry = entries.next().map_err(malformed)?.ok_or(StatsError::NoDump)?;
+        let mut entries = Entries::open(Box::new(bytes), ImageName::StatsDump, &Limits::default())
+            .map_err(malformed)?;
+        let entry = entries
+            .next()
+            .map_err(malformed)?
+            .ok_or(StatsError::NoDump)?;
         let entry = proto::StatsEntry::decode(entry.as_slice())
             .map_err(|error| StatsError::Malformed(error.to_string()))?;
         Self::new(&entry).ok_or(StatsError::NoDump)
@@ -64,8 +66,12 @@ impl DumpStats {
             frozen: micros(dump.frozen_time),
             memory_dump: micros(dump.memdump_time),
             memory_write: micros(dump.memwrite_time),
-            pages_scanned: dump.pages_scanned.saturating_add(dump.shpages_scanned.unwrap_or(0)),
-            pages_written: dump.pages_written.saturating_add(dump.shpages_written.unwrap_or(0)),
+            pages_scanned: dump
+                .pages_scanned
+                .saturating_add(dump.shpages_scanned.unwrap_or(0)),
+            pages_written: dump
+                .pages_written
+                .saturating_add(dump.shpages_written.unwrap_or(0)),
         })
     }
 }

@@ -31,7 +31,11 @@ impl Display for Description {
                 clean(&mount.filesystem),
                 mount.flags.join(",")
             )?;
-            if let Some(key) = mount.external_key.as_ref().filter(|key| **key != mount.mountpoint) {
+            if let Some(key) = mount
+                .external_key
+                .as_ref()
+                .filter(|key| **key != mount.mountpoint)
+            {
                 write!(f, " key {}", clean(key))?;
             }
             writeln!(f)?;
@@ -76,8 +80,11 @@ impl Description {
                 dump.pages_written
             )?;
         }
-        let files: Vec<String> =
-            self.files.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
+        let files: Vec<String> = self
+            .files
+            .iter()
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect();
         writeln!(f, "Open files    {}", files.join(", "))?;
         if self.deleted_files > 0 {
             writeln!(
@@ -91,7 +98,10 @@ impl Description {
             writeln!(f, "File locks    {}", self.file_locks)?;
         }
         if self.tcp_close {
-            writeln!(f, "TCP           established connections are closed in the copy")?;
+            writeln!(
+                f,
+                "TCP           established connections are closed in the copy"
+            )?;
         }
         Ok(())
     }
@@ -100,7 +110,9 @@ impl Description {
     fn tree(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let mut order: Vec<(usize, &Process)> = Vec::with_capacity(self.processes.len());
         for process in &self.processes {
-            let parent = order.iter().position(|(_, other)| other.pid == process.ppid);
+            let parent = order
+                .iter()
+                .position(|(_, other)| other.pid == process.ppid);
             let Some(parent) = parent else {
                 order.push((0, process));
                 continue;
@@ -146,19 +158,32 @@ fn command(process: &Process) -> String {
     if process.command_line.is_empty() {
         return format!("[{}]", clean(&process.name));
     }
-    let words: Vec<String> = process.command_line.iter().map(|word| quote(word)).collect();
+    let words: Vec<String> = process
+        .command_line
+        .iter()
+        .map(|word| quote(word))
+        .collect();
     let line = words.join(" ");
     if line.chars().count() <= MAX_COMMAND {
         return line;
     }
-    line.chars().take(MAX_COMMAND).chain("...".chars()).collect()
+    line.chars()
+        .take(MAX_COMMAND)
+        .chain("...".chars())
+        .collect()
 }
 
 /// A word as one would type it, roughly.
 fn quote(word: &str) -> String {
     let plain = !word.is_empty()
-        && word.chars().all(|c| c.is_alphanumeric() || "-_./:=@%+,".contains(c));
-    if plain { word.to_owned() } else { format!("'{}'", clean(word)) }
+        && word
+            .chars()
+            .all(|c| c.is_alphanumeric() || "-_./:=@%+,".contains(c));
+    if plain {
+        word.to_owned()
+    } else {
+        format!("'{}'", clean(word))
+    }
 }
 
 fn line(f: &mut Formatter<'_>, socket: &Socket) -> fmt::Result {
@@ -171,7 +196,11 @@ fn line(f: &mut Formatter<'_>, socket: &Socket) -> fmt::Result {
         SocketKind::Netlink => "netlink",
         SocketKind::Packet => "packet",
     };
-    let local = if socket.local.is_empty() { "-".into() } else { clean(&socket.local) };
+    let local = if socket.local.is_empty() {
+        "-".into()
+    } else {
+        clean(&socket.local)
+    };
     write!(f, "  {kind:<10} {:<11} {local}", socket.state)?;
     if let Some(remote) = &socket.remote {
         write!(f, " -> {}", clean(remote))?;

@@ -66,8 +66,12 @@ fn identities(
     if root && grant.bounds(CAP_SETGID) {
         return;
     }
-    let single =
-        [("gid", creds.gid), ("egid", creds.egid), ("sgid", creds.sgid), ("fsgid", creds.fsgid)];
+    let single = [
+        ("gid", creds.gid),
+        ("egid", creds.egid),
+        ("sgid", creds.sgid),
+        ("fsgid", creds.fsgid),
+    ];
     for (field, gid) in single {
         if gid != grant.gid {
             let detail = format!("{gid}, the request grants {}", grant.gid);
@@ -86,17 +90,22 @@ fn identities(
     }
 }
 
-fn capabilities(
-    grant: &Credentials,
-    place: Place<'_>,
-    creds: &CredsEntry,
-    report: &mut Report,
-) {
-    let started = |set: u64| if grant.uid == 0 { grant.bounding } else { set & grant.bounding };
+fn capabilities(grant: &Credentials, place: Place<'_>, creds: &CredsEntry, report: &mut Report) {
+    let started = |set: u64| {
+        if grant.uid == 0 {
+            grant.bounding
+        } else {
+            set & grant.bounding
+        }
+    };
     let sets = [
         ("cap_inh", &creds.cap_inh, started(grant.inheritable)),
         ("cap_prm", &creds.cap_prm, started(grant.permitted)),
-        ("cap_eff", &creds.cap_eff, started(grant.permitted | grant.effective)),
+        (
+            "cap_eff",
+            &creds.cap_eff,
+            started(grant.permitted | grant.effective),
+        ),
         ("cap_bnd", &creds.cap_bnd, grant.bounding),
         ("cap_amb", &creds.cap_amb, started(grant.ambient)),
     ];
@@ -126,21 +135,35 @@ fn mask(words: &[u32]) -> Option<u64> {
     }
 }
 
+/// Whether a label is the request's own.
+pub(super) fn is_granted(label: &Label, found: &[u8]) -> bool {
+    matches!(label, Label::Exactly(Some(granted)) if granted.as_bytes() == found)
+}
+
 fn labels(label: &Label, place: Place<'_>, creds: &CredsEntry, report: &mut Report) {
     if creds.apparmor_data.is_some() {
         report.privilege(place, "thread_core.creds.apparmor_data", "is set");
     }
-    if creds.lsm_sockcreate.is_some() {
+    let socket = creds.lsm_sockcreate.as_deref();
+    if socket.is_some_and(|found| !is_granted(label, found)) {
         report.privilege(place, "thread_core.creds.lsm_sockcreate", "is set");
     }
-    let Label::Exactly(expected) = label else { return };
+    let Label::Exactly(expected) = label else {
+        return;
+    };
     let found = creds.lsm_profile.as_deref();
     if found != expected.as_deref().map(str::as_bytes) {
         let name = |label: Option<&[u8]>| {
-            label.map_or_else(|| "none".into(), |l| String::from_utf8_lossy(l).into_owned())
+            label.map_or_else(
+                || "none".into(),
+                |l| String::from_utf8_lossy(l).into_owned(),
+            )
         };
-        let detail =
-            format!("{}, the request has {}", name(found), name(expected.as_deref().map(str::as_bytes)));
+        let detail = format!(
+            "{}, the request has {}",
+            name(found),
+            name(expected.as_deref().map(str::as_bytes))
+        );
         report.privilege(place, "thread_core.creds.lsm_profile", detail);
     }
 }

@@ -2,13 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use super::{Context, fsnotify, paths, tasks};
+use super::{Context, credentials, fsnotify, paths, tasks};
 use crate::proto::{
     FdTypes, FileEntry, Fstype, GhostFileEntry, MntEntry, RegFileEntry, RemapType, TtyType,
 };
 use crate::violation::{Place, Report};
 
-const FILES: Place<'static> = Place { task: None, image: "files.img" };
+const FILES: Place<'static> = Place {
+    task: None,
+    image: "files.img",
+};
 
 const O_CREAT: u32 = 0o100;
 const O_EXCL: u32 = 0o200;
@@ -53,7 +56,9 @@ fn entry(context: &Context<'_>, file: &FileEntry, report: &mut Report) {
         (FdTypes::Bpfmap, file.bpf.as_ref().map(|f| f.id)),
         (FdTypes::Pidfd, file.pidfd.as_ref().map(|f| f.id)),
     ];
-    let mut kinds = present.iter().filter_map(|(kind, id)| id.map(|id| (*kind, id)));
+    let mut kinds = present
+        .iter()
+        .filter_map(|(kind, id)| id.map(|id| (*kind, id)));
     match (kinds.next(), kinds.next()) {
         (Some((kind, id)), None) if kind == file.r#type() && id == file.id => {}
         _ => {
@@ -90,7 +95,11 @@ fn regular_file(context: &Context<'_>, file: &RegFileEntry, report: &mut Report)
     }
     let (_, mounts) = context.images.root_mounts().unwrap_or_default();
     let number = file.mnt_id.and_then(|id| u32::try_from(id).ok());
-    let stand_in = context.images.remaps.iter().any(|remap| paths::is_stand_in(remap, file.id));
+    let stand_in = context
+        .images
+        .remaps
+        .iter()
+        .any(|remap| paths::is_stand_in(remap, file.id));
     if stand_in && number.is_none() {
         // Written without a mount; `remaps` holds it against the original's.
         return;
@@ -109,7 +118,10 @@ fn regular_file(context: &Context<'_>, file: &RegFileEntry, report: &mut Report)
 
 fn namespace_file(context: &Context<'_>, file: &FileEntry, report: &mut Report) {
     let Some(entry) = &file.nsf else { return };
-    let ids = context.images.root().and_then(|root| context.images.ids_of(root.pid));
+    let ids = context
+        .images
+        .root()
+        .and_then(|root| context.images.ids_of(root.pid));
     let known = ids.is_some_and(|ids| {
         [
             ids.pid_ns_id,
@@ -144,7 +156,10 @@ fn terminal(context: &Context<'_>, file: &FileEntry, report: &mut Report) {
         report.malformed(Place::image("tty-info.img"), "pty", "is missing");
     }
     let settings = info.termios.iter().chain(&info.termios_locked);
-    if settings.into_iter().any(|termios| termios.c_cc.len() < CONTROL_CHARACTERS) {
+    if settings
+        .into_iter()
+        .any(|termios| termios.c_cc.len() < CONTROL_CHARACTERS)
+    {
         report.malformed(Place::image("tty-info.img"), "termios.c_cc", "is too short");
     }
     if entry.regf_id.is_some_and(|id| !is_regular(context, id)) {
@@ -158,7 +173,9 @@ fn descriptors(context: &Context<'_>, report: &mut Report) {
         if !tasks::is_alive(context, process.pid) {
             continue;
         }
-        let Some(id) = context.images.ids_of(process.pid).map(|ids| ids.files_id) else { continue };
+        let Some(id) = context.images.ids_of(process.pid).map(|ids| ids.files_id) else {
+            continue;
+        };
         used.insert(id);
         let image = format!("fdinfo-{id}.img");
         if !context.images.descriptors.contains_key(&id) {
@@ -183,7 +200,8 @@ fn descriptors(context: &Context<'_>, report: &mut Report) {
             if entry.flags & !FD_CLOEXEC != 0 {
                 report.malformed(place, &field, format!("unknown flags {:#x}", entry.flags));
             }
-            if entry.xattr_security_selinux.is_some() {
+            let label = entry.xattr_security_selinux.as_deref();
+            if label.is_some_and(|l| !credentials::is_granted(&context.request.label, l)) {
                 report.privilege(place, &field, "sets an SELinux label");
             }
             match context.images.files.get(&entry.id) {
@@ -205,7 +223,11 @@ fn directories(context: &Context<'_>, report: &mut Report) {
                 report.malformed(place, field, format!("no path with the id {id}"));
             }
         }
-        let root = context.images.files.get(&entry.root_id).and_then(|file| file.reg.as_ref());
+        let root = context
+            .images
+            .files
+            .get(&entry.root_id)
+            .and_then(|file| file.reg.as_ref());
         let moved = root.is_some_and(|root| root.name != b"/");
         if moved && !context.request.credentials.bounds(CAP_SYS_CHROOT) {
             report.privilege(place, "root_id", "another root without CAP_SYS_CHROOT");
@@ -217,7 +239,11 @@ fn directories(context: &Context<'_>, report: &mut Report) {
 }
 
 fn is_regular(context: &Context<'_>, id: u32) -> bool {
-    context.images.files.get(&id).is_some_and(|file| file.reg.is_some())
+    context
+        .images
+        .files
+        .get(&id)
+        .is_some_and(|file| file.reg.is_some())
 }
 
 /// Stand-ins of deleted files. CRIU makes read-only mounts writable for them.
@@ -227,9 +253,16 @@ fn remaps(context: &Context<'_>, report: &mut Report) {
     let (_, mounts) = images.root_mounts().unwrap_or_default();
     for remap in &images.remaps {
         let field = format!("orig_id {}", remap.orig_id);
-        let original = images.files.get(&remap.orig_id).and_then(|file| file.reg.as_ref());
+        let original = images
+            .files
+            .get(&remap.orig_id)
+            .and_then(|file| file.reg.as_ref());
         let Some(original) = original else {
-            if images.files.get(&remap.orig_id).is_none_or(|file| file.usk.is_none()) {
+            if images
+                .files
+                .get(&remap.orig_id)
+                .is_none_or(|file| file.usk.is_none())
+            {
                 report.malformed(place, &field, "names no path");
             }
             continue;
@@ -239,7 +272,10 @@ fn remaps(context: &Context<'_>, report: &mut Report) {
                 report.malformed(place, &field, format!("no ghost file {}", remap.remap_id));
             }
             RemapType::Linked => {
-                let file = images.files.get(&remap.remap_id).and_then(|file| file.reg.as_ref());
+                let file = images
+                    .files
+                    .get(&remap.remap_id)
+                    .and_then(|file| file.reg.as_ref());
                 let named = file.filter(|f| paths::name(&f.name).starts_with(b"link_remap."));
                 let on = |file: &RegFileEntry| {
                     paths::mount_of(mounts, &file.name).and_then(|m| i32::try_from(m.mnt_id).ok())
@@ -305,10 +341,10 @@ fn ghost_fields(place: Place<'_>, ghost: &GhostFileEntry, report: &mut Report) {
 fn references(context: &Context<'_>, report: &mut Report) {
     let images = context.images;
     for file in images.files.values() {
-        if let Some(fifo) = &file.fifo {
-            if fifo.regf_id.is_none_or(|id| !is_regular(context, id)) {
-                report.malformed(FILES, &format!("fifo id {}", fifo.id), "has no path");
-            }
+        if let Some(fifo) = &file.fifo
+            && fifo.regf_id.is_none_or(|id| !is_regular(context, id))
+        {
+            report.malformed(FILES, &format!("fifo id {}", fifo.id), "has no path");
         }
         if let Some(memfd) = &file.memfd {
             let inode = u64::from(memfd.inode_id);
@@ -324,7 +360,11 @@ fn references(context: &Context<'_>, report: &mut Report) {
     }
     for id in &images.rights_in_flight {
         if !images.files.contains_key(id) {
-            report.malformed(Place::image("sk-queues.img"), "rights", format!("no file {id}"));
+            report.malformed(
+                Place::image("sk-queues.img"),
+                "rights",
+                format!("no file {id}"),
+            );
         }
     }
 }

@@ -9,14 +9,22 @@ use super::{Context, paths};
 use crate::proto::{FhEntry, FileEntry, MarkType};
 use crate::violation::{Place, Report};
 
-const FILES: Place<'static> = Place { task: None, image: "files.img" };
+const FILES: Place<'static> = Place {
+    task: None,
+    image: "files.img",
+};
 const CAP_SYS_ADMIN: u32 = 21;
 /// Words of a file handle in the image, at most.
 const HANDLE_WORDS: usize = 64;
 
 pub(super) fn check(context: &Context<'_>, file: &FileEntry, report: &mut Report) {
     for watch in file.ify.iter().flat_map(|entry| &entry.wd) {
-        handle(context, &format!("ify id {} wd {}", file.id, watch.wd), &watch.f_handle, report);
+        handle(
+            context,
+            &format!("ify id {} wd {}", file.id, watch.wd),
+            &watch.f_handle,
+            report,
+        );
     }
     let Some(fanotify) = &file.ffy else { return };
     let field = format!("ffy id {}", file.id);

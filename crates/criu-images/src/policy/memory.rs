@@ -33,7 +33,9 @@ const CREATING: u32 = 0o1300;
 
 /// Pages of one entry; CRIU before 4.2 wrote them in the old field only.
 pub(crate) fn pages_of(entry: &crate::proto::PagemapEntry) -> u64 {
-    entry.nr_pages.unwrap_or_else(|| u64::from(entry.compat_nr_pages))
+    entry
+        .nr_pages
+        .unwrap_or_else(|| u64::from(entry.compat_nr_pages))
 }
 
 pub(super) fn check(context: &Context<'_>, report: &mut Report) {
@@ -42,7 +44,9 @@ pub(super) fn check(context: &Context<'_>, report: &mut Report) {
             continue;
         }
         let pid = process.pid;
-        let Some(memory) = context.images.memory.get(&pid) else { continue };
+        let Some(memory) = context.images.memory.get(&pid) else {
+            continue;
+        };
         let image = format!("mm-{pid}.img");
         let sound = mappings(context, Place::task(pid, &image), memory, report);
         if let (true, Some(map)) = (sound, context.images.pagemaps.get(&pid)) {
@@ -67,12 +71,19 @@ fn mappings(
     if memory.mm_saved_auxv.len() > AUXV_WORDS {
         report.malformed(place, "mm_saved_auxv", "is too long");
     }
-    if memory.dumpable.is_some_and(|value| !(0..=2).contains(&value)) {
+    if memory
+        .dumpable
+        .is_some_and(|value| !(0..=2).contains(&value))
+    {
         report.malformed(place, "dumpable", "is no mode");
     }
     let file = |id: u32| context.images.files.get(&id);
     if file(memory.exe_file_id).is_none_or(|file| file.reg.is_none()) {
-        report.malformed(place, "exe_file_id", format!("no path {}", memory.exe_file_id));
+        report.malformed(
+            place,
+            "exe_file_id",
+            format!("no path {}", memory.exe_file_id),
+        );
     }
     let mut end = 0;
     for vma in &memory.vmas {
@@ -99,7 +110,11 @@ fn mappings(
             false
         };
         if missing {
-            report.malformed(place, &field, format!("maps {}, which is nothing", vma.shmid));
+            report.malformed(
+                place,
+                &field,
+                format!("maps {}, which is nothing", vma.shmid),
+            );
         }
     }
     true
@@ -118,7 +133,8 @@ fn mapping_fault(vma: &VmaEntry, previous_end: u64) -> Option<&'static str> {
     if vma.status & !VMA_KNOWN != 0 {
         return Some("has an unknown class");
     }
-    let kinds = vma.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE);
+    let kinds =
+        vma.status & (VMA_FILE_PRIVATE | VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_ANON_PRIVATE);
     (kinds.count_ones() > 1).then_some("has several classes")
 }
 
@@ -140,15 +156,21 @@ fn entry_end(
         return None;
     }
     let compatible = entry.compat_nr_pages == 0
-        || entry.nr_pages.is_none_or(|pages| pages == u64::from(entry.compat_nr_pages));
+        || entry
+            .nr_pages
+            .is_none_or(|pages| pages == u64::from(entry.compat_nr_pages));
     if !compatible {
         report.malformed(place, &field, "has two page counts");
         return None;
     }
-    let end = pages_of(entry).checked_mul(PAGE).and_then(|size| entry.vaddr.checked_add(size));
+    let end = pages_of(entry)
+        .checked_mul(PAGE)
+        .and_then(|size| entry.vaddr.checked_add(size));
     match end {
         Some(end)
-            if end > entry.vaddr && entry.vaddr.is_multiple_of(PAGE) && entry.vaddr >= previous_end =>
+            if end > entry.vaddr
+                && entry.vaddr.is_multiple_of(PAGE)
+                && entry.vaddr >= previous_end =>
         {
             Some(end)
         }
@@ -163,7 +185,9 @@ fn private_pages(place: Place<'_>, map: &Pagemap, memory: &MmEntry, report: &mut
     let mut vmas = memory.vmas.iter().peekable();
     let mut previous_end = 0;
     for entry in &map.entries {
-        let Some(end) = entry_end(place, entry, previous_end, report) else { return };
+        let Some(end) = entry_end(place, entry, previous_end, report) else {
+            return;
+        };
         previous_end = end;
         // A run may span mappings that follow each other without a gap.
         let mut address = entry.vaddr;
@@ -192,7 +216,10 @@ fn shared_pages(context: &Context<'_>, report: &mut Report) {
     };
     for vma in images.memory.values().flat_map(|memory| &memory.vmas) {
         if vma.status & VMA_ANON_SHARED != 0 {
-            grow(vma.shmid, vma.pgoff.saturating_add(vma.end.saturating_sub(vma.start)));
+            grow(
+                vma.shmid,
+                vma.pgoff.saturating_add(vma.end.saturating_sub(vma.start)),
+            );
         }
     }
     let up = |size: u64| size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
@@ -211,11 +238,17 @@ fn shared_pages(context: &Context<'_>, report: &mut Report) {
         };
         let mut previous_end = 0;
         for entry in &map.entries {
-            let Some(end) = entry_end(place, entry, previous_end, report) else { break };
+            let Some(end) = entry_end(place, entry, previous_end, report) else {
+                break;
+            };
             previous_end = end;
             if end > *size {
                 let field = format!("vaddr {:#x}", entry.vaddr);
-                report.malformed(place, &field, format!("ends after the segment's {size} bytes"));
+                report.malformed(
+                    place,
+                    &field,
+                    format!("ends after the segment's {size} bytes"),
+                );
                 break;
             }
         }
@@ -229,7 +262,12 @@ fn page_images(context: &Context<'_>, report: &mut Report) {
         .pagemaps
         .iter()
         .map(|(id, map)| (format!("pagemap-{id}.img"), map))
-        .chain(images.shmem_pagemaps.iter().map(|(id, map)| (format!("pagemap-shmem-{id}.img"), map)));
+        .chain(
+            images
+                .shmem_pagemaps
+                .iter()
+                .map(|(id, map)| (format!("pagemap-shmem-{id}.img"), map)),
+        );
     let mut used = BTreeSet::new();
     for (name, map) in named {
         let pages = format!("pages-{}.img", map.pages_id);
@@ -242,7 +280,9 @@ fn page_images(context: &Context<'_>, report: &mut Report) {
             .entries
             .iter()
             .filter(|entry| entry.flags.unwrap_or(PE_PRESENT) & PE_PRESENT != 0)
-            .try_fold(0u64, |sum, entry| sum.checked_add(pages_of(entry).checked_mul(PAGE)?));
+            .try_fold(0u64, |sum, entry| {
+                sum.checked_add(pages_of(entry).checked_mul(PAGE)?)
+            });
         let Some(wanted) = wanted else {
             report.malformed(Place::image(&name), "nr_pages", "overflows");
             continue;
@@ -252,7 +292,11 @@ fn page_images(context: &Context<'_>, report: &mut Report) {
             None if wanted == 0 => {}
             None => report.malformed(place, "", format!("is missing, {name} asks for it")),
             Some(size) => {
-                report.malformed(place, "", format!("has {size} bytes, {name} asks for {wanted}"));
+                report.malformed(
+                    place,
+                    "",
+                    format!("has {size} bytes, {name} asks for {wanted}"),
+                );
             }
         }
     }

@@ -61,7 +61,13 @@ pub fn check(source: &dyn ImageSource, request: &Request) -> Result<Summary, Vec
     let mut report = Report::new(request.limits.max_violations);
     let images = load::load(source, &request.limits, Strictness::Strict, &mut report);
     if report.is_clean() {
-        run(&Context { images: &images, request }, &mut report);
+        run(
+            &Context {
+                images: &images,
+                request,
+            },
+            &mut report,
+        );
     }
     if report.is_clean() {
         Ok(Summary::new(&images))

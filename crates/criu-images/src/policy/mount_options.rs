@@ -30,13 +30,18 @@ const MOUNT_FLAGS: u32 = MS_RDONLY
     | MS_STRICTATIME;
 
 /// Flags that a file system may have.
-const SUPER_FLAGS: u32 = MS_RDONLY
-    | MS_SYNCHRONOUS
-    | MS_MANDLOCK
-    | MS_DIRSYNC
-    | MS_SILENT
-    | MS_POSIXACL
-    | MS_LAZYTIME;
+const SUPER_FLAGS: u32 =
+    MS_RDONLY | MS_SYNCHRONOUS | MS_MANDLOCK | MS_DIRSYNC | MS_SILENT | MS_POSIXACL | MS_LAZYTIME;
+
+/// Options of the one cgroup2 file system of a host; mounts elsewhere do not change them.
+const CGROUP2: [&str; 6] = [
+    "nsdelegate",
+    "favordynmods",
+    "memory_localevents",
+    "memory_recursiveprot",
+    "memory_hugetlb_accounting",
+    "pids_localevents",
+];
 
 /// What is wrong with the flags of a mount and of its file system. A file system that is mounted
 /// anew and read-only itself needs no read-only mount.
@@ -60,7 +65,10 @@ pub(super) fn flags_fault(
         return Some(format!("has unknown flags {:#x}", flags & !MOUNT_FLAGS));
     }
     if super_flags & !SUPER_FLAGS != 0 {
-        return Some(format!("has unknown file system flags {:#x}", super_flags & !SUPER_FLAGS));
+        return Some(format!(
+            "has unknown file system flags {:#x}",
+            super_flags & !SUPER_FLAGS
+        ));
     }
     None
 }
@@ -77,7 +85,10 @@ pub(super) fn options_fault(
     let Ok(options) = std::str::from_utf8(options) else {
         return Some("options are not text".to_owned());
     };
-    let found: Vec<&str> = options.split(',').filter(|option| !option.is_empty()).collect();
+    let found: Vec<&str> = options
+        .split(',')
+        .filter(|option| !option.is_empty())
+        .collect();
     let quote = |option: &str| format!("option {option:?} is not the request's");
     match filesystem {
         Filesystem::Tmpfs => {
@@ -99,16 +110,18 @@ pub(super) fn options_fault(
             found.into_iter().find(|option| !known(option)).map(quote)
         }
         Filesystem::Proc | Filesystem::Sysfs | Filesystem::Mqueue | Filesystem::Cgroup2 => {
-            let extra = found
-                .iter()
-                .find(|option| **option != "seclabel" && !granted.iter().any(|g| g == **option));
+            let known = |option: &str| {
+                option == "seclabel"
+                    || filesystem == Filesystem::Cgroup2 && CGROUP2.contains(&option)
+                    || granted.iter().any(|granted| granted == option)
+            };
+            let extra = found.iter().find(|option| !known(option));
             if let Some(option) = extra {
                 return Some(quote(option));
             }
             // Options of proc hide things: none may be missing.
-            let hides = |option: &&String| {
-                option.starts_with("hidepid=") || option.starts_with("subset=")
-            };
+            let hides =
+                |option: &&String| option.starts_with("hidepid=") || option.starts_with("subset=");
             granted
                 .iter()
                 .filter(hides)
@@ -122,9 +135,11 @@ fn tmpfs_option(option: &str, granted: &[String]) -> bool {
     matches!(option, "inode32" | "inode64" | "seclabel")
         || granted.iter().any(|granted| granted == option)
         || number(option, &["mode", "uid", "gid"]).is_some()
-        || ["size=", "nr_inodes="]
-            .iter()
-            .any(|key| option.strip_prefix(key).is_some_and(|value| size(value).is_some()))
+        || ["size=", "nr_inodes="].iter().any(|key| {
+            option
+                .strip_prefix(key)
+                .is_some_and(|value| size(value).is_some())
+        })
 }
 
 /// A limit that the request sets and the images exceed or lack.
@@ -141,12 +156,18 @@ fn size_fault(key: &str, found: &[&str], granted: &[String]) -> Option<String> {
 /// The value of `key=NUMBER` for one of the keys.
 fn number(option: &str, keys: &[&str]) -> Option<u32> {
     let (key, value) = option.split_once('=')?;
-    if keys.contains(&key) { value.parse().ok() } else { None }
+    if keys.contains(&key) {
+        value.parse().ok()
+    } else {
+        None
+    }
 }
 
 /// A size with the kernel's suffixes, in bytes.
 fn size(text: &str) -> Option<u64> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let split = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let (digits, suffix) = text.split_at_checked(split)?;
     let shift = match suffix {
         "" => 0,
@@ -170,21 +191,33 @@ mod tests {
             options_fault(filesystem, found.as_bytes(), &granted)
         };
         let tmpfs = ["mode=755", "size=16m"];
-        assert_eq!(check(Filesystem::Tmpfs, "size=16384k,mode=755", &tmpfs), None);
+        assert_eq!(
+            check(Filesystem::Tmpfs, "size=16384k,mode=755", &tmpfs),
+            None
+        );
         assert_eq!(
             check(Filesystem::Tmpfs, "size=32768k", &tmpfs).unwrap(),
             "size 33554432 is above 16777216"
         );
-        assert_eq!(check(Filesystem::Tmpfs, "", &tmpfs).unwrap(), "lacks option size=16777216");
+        assert_eq!(
+            check(Filesystem::Tmpfs, "", &tmpfs).unwrap(),
+            "lacks option size=16777216"
+        );
         assert!(check(Filesystem::Tmpfs, "size=4k,mpol=bind:0", &tmpfs).is_some());
         let devpts = ["newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
         assert_eq!(
-            check(Filesystem::Devpts, "gid=5,mode=620,ptmxmode=666,newinstance", &devpts),
+            check(
+                Filesystem::Devpts,
+                "gid=5,mode=620,ptmxmode=666,newinstance",
+                &devpts
+            ),
             None
         );
         assert!(check(Filesystem::Devpts, "gid=5", &devpts).is_some());
         assert_eq!(check(Filesystem::Proc, "", &[]), None);
         assert!(check(Filesystem::Proc, "gid=7", &[]).is_some());
+        assert_eq!(check(Filesystem::Cgroup2, "nsdelegate,memory_recursiveprot", &[]), None);
+        assert!(check(Filesystem::Cgroup2, "none", &[]).is_some());
         assert_eq!(
             check(Filesystem::Proc, "", &["hidepid=2"]).unwrap(),
             "lacks option \"hidepid=2\""
@@ -193,9 +226,17 @@ mod tests {
 
     #[test]
     fn restrictions_may_be_added_but_not_dropped() {
-        let all = Restrictions { read_only: true, nosuid: true, nodev: true, noexec: true };
+        let all = Restrictions {
+            read_only: true,
+            nosuid: true,
+            nodev: true,
+            noexec: true,
+        };
         assert_eq!(flags_fault(15, 0, false, all), None);
-        assert_eq!(flags_fault(15 | 1 << 21, 0, false, Restrictions::default()), None);
+        assert_eq!(
+            flags_fault(15 | 1 << 21, 0, false, Restrictions::default()),
+            None
+        );
         assert_eq!(flags_fault(14, 0, false, all).unwrap(), "lacks ro");
         assert_eq!(flags_fault(14, 1, false, all).unwrap(), "lacks ro");
         assert_eq!(flags_fault(14, 1, true, all), None);

@@ -17,7 +17,11 @@ pub(super) fn check(context: &Context<'_>, report: &mut Report) {
         return report.malformed(Place::image("mountpoints-*.img"), "", "is missing");
     };
     let image = format!("mountpoints-{id}.img");
-    let table = Table { mounts, place: Place::image(&image), expected: &context.request.mounts };
+    let table = Table {
+        mounts,
+        place: Place::image(&image),
+        expected: &context.request.mounts,
+    };
     if table.structure(report) {
         table.compare(report);
         table.tmpfs_archives(context, report);
@@ -178,7 +182,8 @@ impl Table<'_> {
                 let accepted = if expected.presence == Presence::EachChild {
                     *key == mount.mountpoint
                 } else {
-                    keys.iter().any(|accepted| accepted.as_bytes() == key.as_slice())
+                    keys.iter()
+                        .any(|accepted| accepted.as_bytes() == key.as_slice())
                 };
                 if !accepted {
                     return Some(format!("has the external key {}", paths::show(key)));
@@ -186,7 +191,10 @@ impl Table<'_> {
                 let within = within.as_ref().map(|path| path.as_os_str().as_bytes());
                 self.device_fault(mount, within)
             }
-            MountOrigin::New { filesystem, options } => self.new_fault(mount, *filesystem, options),
+            MountOrigin::New {
+                filesystem,
+                options,
+            } => self.new_fault(mount, *filesystem, options),
             MountOrigin::Part { of, root } => {
                 self.part_fault(mount, of.as_os_str().as_bytes(), root)
             }
@@ -214,7 +222,10 @@ impl Table<'_> {
             return Some("is not a new file system".to_owned());
         }
         if mount.root != b"/" {
-            return Some(format!("shows {} of its file system", paths::show(&mount.root)));
+            return Some(format!(
+                "shows {} of its file system",
+                paths::show(&mount.root)
+            ));
         }
         let twin = self.mounts.iter().find(|other| {
             other.mnt_id != mount.mnt_id
@@ -223,14 +234,20 @@ impl Table<'_> {
                 && other.root == b"/"
         });
         if let Some(other) = twin {
-            return Some(format!("claims the file system of {}", paths::show(&other.mountpoint)));
+            return Some(format!(
+                "claims the file system of {}",
+                paths::show(&other.mountpoint)
+            ));
         }
         mount_options::options_fault(filesystem, &mount.options, options)
     }
 
     fn part_fault(&self, mount: &MntEntry, of: &[u8], root: &PartRoot) -> Option<String> {
         let Some(whole) = self.mounts.iter().find(|other| other.mountpoint == of) else {
-            return Some(format!("is part of {}, which is not mounted", paths::show(of)));
+            return Some(format!(
+                "is part of {}, which is not mounted",
+                paths::show(of)
+            ));
         };
         if mount.ext_key.is_some() {
             return Some("is external".to_owned());
@@ -256,7 +273,10 @@ impl Table<'_> {
                 && other.mountpoint != b"/"
                 && Some(other.mountpoint.as_slice()) != within
         })?;
-        Some(format!("claims the file system of {}", paths::show(&other.mountpoint)))
+        Some(format!(
+            "claims the file system of {}",
+            paths::show(&other.mountpoint)
+        ))
     }
 
     /// Tar archives of tmpfs content: each of a tmpfs that CRIU mounts, and only where allowed.
@@ -284,5 +304,7 @@ impl Table<'_> {
 }
 
 fn file_system_name(mount: &MntEntry) -> String {
-    mount.filesystem().map_or_else(|| mount.fstype.to_string(), |known| format!("{known:?}"))
+    mount
+        .filesystem()
+        .map_or_else(|| mount.fstype.to_string(), |known| format!("{known:?}"))
 }

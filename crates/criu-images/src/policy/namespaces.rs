@@ -14,9 +14,17 @@ const INVENTORY: &str = "inventory.img";
 const HOST_NAME_MAX: usize = 64;
 
 pub(super) fn check(context: &Context<'_>, report: &mut Report) {
-    let Some(root) = context.images.root() else { return };
-    let Some(own) = context.images.ids_of(root.pid) else { return };
-    let host = context.images.inventory.as_ref().and_then(|inventory| inventory.root_ids.as_ref());
+    let Some(root) = context.images.root() else {
+        return;
+    };
+    let Some(own) = context.images.ids_of(root.pid) else {
+        return;
+    };
+    let host = context
+        .images
+        .inventory
+        .as_ref()
+        .and_then(|inventory| inventory.root_ids.as_ref());
     if let Some(host) = host {
         of_root(context, root.pid, own, host, report);
     }
@@ -40,10 +48,30 @@ fn of_root(
     let cases = [
         ("mnt_ns_id", own.mnt_ns_id, host.mnt_ns_id, Some(false)),
         ("user_ns_id", own.user_ns_id, host.user_ns_id, Some(true)),
-        ("pid_ns_id", own.pid_ns_id, host.pid_ns_id, Some(plan.pid == Namespace::Host)),
-        ("net_ns_id", own.net_ns_id, host.net_ns_id, Some(plan.network == Namespace::Host)),
-        ("ipc_ns_id", own.ipc_ns_id, host.ipc_ns_id, Some(plan.ipc == Namespace::Host)),
-        ("uts_ns_id", own.uts_ns_id, host.uts_ns_id, Some(plan.uts == Namespace::Host)),
+        (
+            "pid_ns_id",
+            own.pid_ns_id,
+            host.pid_ns_id,
+            Some(plan.pid == Namespace::Host),
+        ),
+        (
+            "net_ns_id",
+            own.net_ns_id,
+            host.net_ns_id,
+            Some(plan.network == Namespace::Host),
+        ),
+        (
+            "ipc_ns_id",
+            own.ipc_ns_id,
+            host.ipc_ns_id,
+            Some(plan.ipc == Namespace::Host),
+        ),
+        (
+            "uts_ns_id",
+            own.uts_ns_id,
+            host.uts_ns_id,
+            Some(plan.uts == Namespace::Host),
+        ),
         // Either is harmless: they show less of the host, or shift clocks.
         ("cgroup_ns_id", own.cgroup_ns_id, host.cgroup_ns_id, None),
         ("time_ns_id", own.time_ns_id, host.time_ns_id, None),
@@ -60,10 +88,18 @@ fn of_root(
         };
         match shared {
             Some(true) if own != host => {
-                report.privilege(place, field, "is a namespace of its own, the request has the host's");
+                report.privilege(
+                    place,
+                    field,
+                    "is a namespace of its own, the request has the host's",
+                );
             }
             Some(false) if own == host => {
-                report.privilege(place, field, "is the host's namespace, the request has another");
+                report.privilege(
+                    place,
+                    field,
+                    "is the host's namespace, the request has another",
+                );
             }
             _ => {}
         }
@@ -85,7 +121,9 @@ fn nested(context: &Context<'_>, root: &TaskKobjIdsEntry, report: &mut Report) {
         ]
     };
     for process in &context.images.processes {
-        let Some(ids) = context.images.ids_of(process.pid) else { continue };
+        let Some(ids) = context.images.ids_of(process.pid) else {
+            continue;
+        };
         for ((field, own), (_, expected)) in all(ids).into_iter().zip(all(root)) {
             if own != expected {
                 let image = format!("ids-{}.img", process.pid);
@@ -97,7 +135,11 @@ fn nested(context: &Context<'_>, root: &TaskKobjIdsEntry, report: &mut Report) {
     let stray = |id: &u32| Some(*id) != root.mnt_ns_id;
     for id in context.images.mounts.keys().filter(|id| stray(id)) {
         let image = format!("mountpoints-{id}.img");
-        report.privilege(Place::image(&image), "", "is no mount namespace of the root task");
+        report.privilege(
+            Place::image(&image),
+            "",
+            "is no mount namespace of the root task",
+        );
     }
 }
 
@@ -149,10 +191,16 @@ fn network(context: &Context<'_>, root: &TaskKobjIdsEntry, report: &mut Report) 
             }
         }
     }
-    if matches!(context.request.namespaces.network, Namespace::External { .. })
-        && images.net_namespaces.is_empty()
+    if matches!(
+        context.request.namespaces.network,
+        Namespace::External { .. }
+    ) && images.net_namespaces.is_empty()
     {
-        report.malformed(Place::image(INVENTORY), "", "the network namespace's image is missing");
+        report.malformed(
+            Place::image(INVENTORY),
+            "",
+            "the network namespace's image is missing",
+        );
     }
 }
 
@@ -163,14 +211,23 @@ fn pids(context: &Context<'_>, root: &TaskKobjIdsEntry, report: &mut Report) {
         if Some(*id) != root.pid_ns_id {
             report.privilege(place, "", "is no namespace of the root task");
         }
-        let Some(found) = &entry.ext_key else { continue };
+        let Some(found) = &entry.ext_key else {
+            continue;
+        };
         match &context.request.namespaces.pid {
             Namespace::External { key } if found == key.as_bytes() => {}
             _ => report.privilege(place, "ext_key", "is not the request's pid namespace"),
         }
     }
-    let Namespace::External { key } = &context.request.namespaces.pid else { return };
-    if context.images.pid_namespaces.values().all(|entry| entry.ext_key.is_none()) {
+    let Namespace::External { key } = &context.request.namespaces.pid else {
+        return;
+    };
+    if context
+        .images
+        .pid_namespaces
+        .values()
+        .all(|entry| entry.ext_key.is_none())
+    {
         let detail = format!("no image says that the pid namespace is {key:?}");
         report.privilege(Place::image(INVENTORY), "", detail);
     }
@@ -191,7 +248,11 @@ fn settings(context: &Context<'_>, root: &TaskKobjIdsEntry, report: &mut Report)
     for segment in &context.images.ipc_segments {
         let place = Place::image("ipcns-shm-*.img");
         if segment.in_pagemaps != Some(true) {
-            report.malformed(place, "in_pagemaps", "is not set; only old versions leave it out");
+            report.malformed(
+                place,
+                "in_pagemaps",
+                "is not set; only old versions leave it out",
+            );
         }
         if segment.size > context.request.limits.max_page_bytes {
             report.malformed(place, "size", segment.size.to_string());

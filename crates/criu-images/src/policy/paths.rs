@@ -11,8 +11,15 @@ use crate::proto::MntEntry;
 const PATH_MAX: usize = 4096;
 
 /// Names below a process's directory in proc that lead out of it.
-const MAGIC: [&[u8]; 7] =
-    [b"fd", b"fdinfo", b"root", b"cwd", b"exe", b"map_files", b"ns"];
+const MAGIC: [&[u8]; 7] = [
+    b"fd",
+    b"fdinfo",
+    b"root",
+    b"cwd",
+    b"exe",
+    b"map_files",
+    b"ns",
+];
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +51,9 @@ pub struct FilePath {
 
 /// Says what is wrong with a path that must be absolute and clean.
 pub(super) fn fault(path: &[u8]) -> Option<&'static str> {
-    let Some(relative) = path.strip_prefix(b"/") else { return Some("is not absolute") };
+    let Some(relative) = path.strip_prefix(b"/") else {
+        return Some("is not absolute");
+    };
     if path.len() >= PATH_MAX {
         return Some("is too long");
     }
@@ -54,12 +63,14 @@ pub(super) fn fault(path: &[u8]) -> Option<&'static str> {
     if relative.is_empty() {
         return None;
     }
-    relative.split(|byte| *byte == b'/').find_map(|component| match component {
-        b"" => Some("has an empty component"),
-        b"." | b".." => Some("has a component that is not a name"),
-        _ if component.len() > 255 => Some("has a component that is too long"),
-        _ => None,
-    })
+    relative
+        .split(|byte| *byte == b'/')
+        .find_map(|component| match component {
+            b"" => Some("has an empty component"),
+            b"." | b".." => Some("has a component that is not a name"),
+            _ if component.len() > 255 => Some("has a component that is too long"),
+            _ => None,
+        })
 }
 
 /// Whether `path` is `base` or below it.
@@ -67,7 +78,8 @@ pub(super) fn is_below(path: &[u8], base: &[u8]) -> bool {
     if base == b"/" {
         return path.first() == Some(&b'/');
     }
-    path.strip_prefix(base).is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
+    path.strip_prefix(base)
+        .is_some_and(|rest| rest.is_empty() || rest.first() == Some(&b'/'))
 }
 
 /// The mount that `path` lies on: the one with the longest mount point.
@@ -110,7 +122,11 @@ pub(super) fn collect(images: &Images) -> Vec<FilePath> {
     let mut all = Vec::new();
     let mut add = |path: &[u8], purpose: PathUse| {
         let mountpoint = mount_of(mounts, path).map_or(&b"/"[..], |mount| &mount.mountpoint);
-        all.push(FilePath { path: to_path(path), mountpoint: to_path(mountpoint), purpose });
+        all.push(FilePath {
+            path: to_path(path),
+            mountpoint: to_path(mountpoint),
+            purpose,
+        });
     };
     for mount in mounts {
         add(&mount.mountpoint, PathUse::MountPoint);
@@ -119,19 +135,22 @@ pub(super) fn collect(images: &Images) -> Vec<FilePath> {
         if let Some(regular) = &file.reg {
             add(&regular.name, use_of(images, file.id, regular.flags));
         }
-        if let Some(socket) = &file.usk {
-            if let Some(path) = socket_path(socket) {
-                add(parent(&path), PathUse::SocketParent);
-            }
+        if let Some(socket) = &file.usk
+            && let Some(path) = socket_path(socket)
+        {
+            add(parent(&path), PathUse::SocketParent);
         }
         let handles = file
             .ify
             .iter()
             .flat_map(|file| &file.wd)
             .map(|watch| &watch.f_handle)
-            .chain(file.ffy.iter().flat_map(|file| &file.mark).filter_map(|mark| {
-                mark.ie.as_ref().map(|inode| &inode.f_handle)
-            }));
+            .chain(
+                file.ffy
+                    .iter()
+                    .flat_map(|file| &file.mark)
+                    .filter_map(|mark| mark.ie.as_ref().map(|inode| &inode.f_handle)),
+            );
         for path in handles.filter_map(|handle| handle.path.as_deref()) {
             add(path, PathUse::Watch);
         }
@@ -143,7 +162,11 @@ pub(super) fn collect(images: &Images) -> Vec<FilePath> {
 
 fn use_of(images: &Images, id: u32, flags: u32) -> PathUse {
     const LINK_ITSELF: u32 = 0o10_000_000 | 0o400_000;
-    if images.remaps.iter().any(|remap| remap.orig_id == id || is_stand_in(remap, id)) {
+    if images
+        .remaps
+        .iter()
+        .any(|remap| remap.orig_id == id || is_stand_in(remap, id))
+    {
         PathUse::Deleted
     } else if flags & LINK_ITSELF == LINK_ITSELF {
         PathUse::OpenLink
@@ -187,7 +210,9 @@ mod tests {
 
     #[test]
     fn others_are_told_why() {
-        for path in ["", "a", "/a/", "//a", "/a//b", "/./a", "/a/..", "/a/../b", "/a\0b"] {
+        for path in [
+            "", "a", "/a/", "//a", "/a//b", "/./a", "/a/..", "/a/../b", "/a\0b",
+        ] {
             assert!(fault(path.as_bytes()).is_some(), "{path:?}");
         }
         assert!(fault(&[b"/", vec![b'a'; 256].as_slice()].concat()).is_some());

@@ -61,7 +61,8 @@ impl Credentials {
     /// Whether the bounding set holds the capability of that number.
     #[must_use]
     pub fn bounds(&self, capability: u32) -> bool {
-        1u64.checked_shl(capability).is_some_and(|bit| self.bounding & bit != 0)
+        1u64.checked_shl(capability)
+            .is_some_and(|bit| self.bounding & bit != 0)
     }
 }
 

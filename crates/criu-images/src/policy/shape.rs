@@ -20,7 +20,10 @@ pub(super) fn task(place: Place<'_>, task: &TaskCoreEntry, report: &mut Report) 
         signals(place, "tc.signals_s", queue, report);
     }
     if !task.sigactions.is_empty() && task.sigactions.len() != SIGNAL_ACTIONS {
-        let detail = format!("{} actions, expected {SIGNAL_ACTIONS}", task.sigactions.len());
+        let detail = format!(
+            "{} actions, expected {SIGNAL_ACTIONS}",
+            task.sigactions.len()
+        );
         report.malformed(place, "tc.sigactions", detail);
     } else if task.sigactions.is_empty() {
         report.malformed(place, "tc.sigactions", "is missing");
@@ -64,8 +67,16 @@ fn signals(
     report: &mut Report,
 ) {
     if queue.signals.len() > MAX_PENDING {
-        report.malformed(place, field, format!("{} pending signals", queue.signals.len()));
-    } else if queue.signals.iter().any(|signal| signal.siginfo.len() != SIGINFO_BYTES) {
+        report.malformed(
+            place,
+            field,
+            format!("{} pending signals", queue.signals.len()),
+        );
+    } else if queue
+        .signals
+        .iter()
+        .any(|signal| signal.siginfo.len() != SIGINFO_BYTES)
+    {
         report.malformed(place, field, "a siginfo is not 128 bytes");
     }
 }
@@ -74,10 +85,24 @@ fn signals(
 pub(super) fn registers(place: Place<'_>, core: &CoreEntry, report: &mut Report) {
     match (core.mtype(), &core.thread_info, &core.ti_aarch64) {
         (March::X8664, Some(info), None) => {
-            exactly(place, "thread_info.fpregs.st_space", info.fpregs.st_space.len(), 32, report);
-            exactly(place, "thread_info.fpregs.xmm_space", info.fpregs.xmm_space.len(), 64, report);
+            exactly(
+                place,
+                "thread_info.fpregs.st_space",
+                info.fpregs.st_space.len(),
+                32,
+                report,
+            );
+            exactly(
+                place,
+                "thread_info.fpregs.xmm_space",
+                info.fpregs.xmm_space.len(),
+                64,
+                report,
+            );
             at_most(place, "thread_info.tls", info.tls.len(), 3, report);
-            let Some(xsave) = &info.fpregs.xsave else { return };
+            let Some(xsave) = &info.fpregs.xsave else {
+                return;
+            };
             for (field, found, size) in [
                 ("ymmh_space", xsave.ymmh_space.len(), 64),
                 ("bndreg_state", xsave.bndreg_state.len(), 8),
@@ -89,13 +114,31 @@ pub(super) fn registers(place: Place<'_>, core: &CoreEntry, report: &mut Report)
             ] {
                 // Components that the processor lacks are absent.
                 if found != 0 {
-                    exactly(place, &format!("thread_info.fpregs.xsave.{field}"), found, size, report);
+                    exactly(
+                        place,
+                        &format!("thread_info.fpregs.xsave.{field}"),
+                        found,
+                        size,
+                        report,
+                    );
                 }
             }
         }
         (March::Aarch64, None, Some(info)) => {
-            exactly(place, "ti_aarch64.gpregs.regs", info.gpregs.regs.len(), 31, report);
-            exactly(place, "ti_aarch64.fpsimd.vregs", info.fpsimd.vregs.len(), 64, report);
+            exactly(
+                place,
+                "ti_aarch64.gpregs.regs",
+                info.gpregs.regs.len(),
+                31,
+                report,
+            );
+            exactly(
+                place,
+                "ti_aarch64.fpsimd.vregs",
+                info.fpsimd.vregs.len(),
+                64,
+                report,
+            );
         }
         _ => report.malformed(place, "mtype", "registers are not those of the machine"),
     }
@@ -110,7 +153,11 @@ pub(super) fn exactly(
     report: &mut Report,
 ) {
     if found != expected {
-        report.malformed(place, field, format!("{found} elements, expected {expected}"));
+        report.malformed(
+            place,
+            field,
+            format!("{found} elements, expected {expected}"),
+        );
     }
 }
 

@@ -4,7 +4,10 @@ use super::{Context, paths};
 use crate::proto::{FileEntry, Fstype, InetSkEntry, PacketSockEntry, SkOptsEntry, UnixSkEntry};
 use crate::violation::{Place, Report};
 
-const FILES: Place<'static> = Place { task: None, image: "files.img" };
+const FILES: Place<'static> = Place {
+    task: None,
+    image: "files.img",
+};
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -72,7 +75,10 @@ fn inet(context: &Context<'_>, socket: &InetSkEntry, report: &mut Report) {
         SOCK_RAW => report.privilege(FILES, &field, "raw socket without CAP_NET_RAW"),
         other => report.malformed(FILES, &field, format!("unknown type {other}")),
     }
-    let filter = socket.ip_opts.as_ref().and_then(|options| options.raw.as_ref());
+    let filter = socket
+        .ip_opts
+        .as_ref()
+        .and_then(|options| options.raw.as_ref());
     if filter.is_some_and(|raw| raw.icmpv_filter.len() > 8) {
         report.malformed(FILES, &field, "ICMP filter is too long");
     }
@@ -87,12 +93,14 @@ fn unix(context: &Context<'_>, socket: &UnixSkEntry, report: &mut Report) {
     if socket.name.len() > UNIX_PATH_MAX {
         return report.malformed(FILES, &field, "name is too long");
     }
-    if let Some(dir) = &socket.name_dir {
-        if let Some(fault) = paths::fault(dir) {
-            return report.privilege(FILES, &field, format!("directory {fault}"));
-        }
+    if let Some(dir) = &socket.name_dir
+        && let Some(fault) = paths::fault(dir)
+    {
+        return report.privilege(FILES, &field, format!("directory {fault}"));
     }
-    let Some(path) = paths::socket_path(socket) else { return };
+    let Some(path) = paths::socket_path(socket) else {
+        return;
+    };
     if let Some(fault) = paths::fault(&path) {
         let detail = format!("{} {fault}", paths::show(&path));
         return report.privilege(FILES, &field, detail);
@@ -107,7 +115,11 @@ fn unix(context: &Context<'_>, socket: &UnixSkEntry, report: &mut Report) {
         let detail = format!("{} is on a proc file system", paths::show(&path));
         report.privilege(FILES, &field, detail);
     }
-    if socket.file_perms.as_ref().is_some_and(|perms| perms.mode & !0o140_777 != 0) {
+    if socket
+        .file_perms
+        .as_ref()
+        .is_some_and(|perms| perms.mode & !0o140_777 != 0)
+    {
         report.malformed(FILES, &field, "mode is not a socket's");
     }
 }
@@ -117,7 +129,11 @@ fn packet(context: &Context<'_>, socket: &PacketSockEntry, report: &mut Report) 
     if !context.request.credentials.bounds(CAP_NET_RAW) {
         report.privilege(FILES, &field, "packet socket without CAP_NET_RAW");
     }
-    if socket.mclist.iter().any(|entry| entry.addr.len() > HARDWARE_ADDRESS) {
+    if socket
+        .mclist
+        .iter()
+        .any(|entry| entry.addr.len() > HARDWARE_ADDRESS)
+    {
         report.malformed(FILES, &field, "hardware address is too long");
     }
 }
@@ -127,13 +143,21 @@ fn options(context: &Context<'_>, field: &str, options: &SkOptsEntry, report: &m
     if options.so_mark.is_some_and(|mark| mark != 0) && !admin {
         report.privilege(FILES, field, "has a mark without CAP_NET_ADMIN");
     }
-    if options.so_priority.is_some_and(|priority| priority > MAX_PRIORITY) && !admin {
+    if options
+        .so_priority
+        .is_some_and(|priority| priority > MAX_PRIORITY)
+        && !admin
+    {
         report.privilege(FILES, field, "has a priority without CAP_NET_ADMIN");
     }
     if options.so_filter.len() > MAX_FILTER {
         report.malformed(FILES, field, "filter is too long");
     }
-    if options.so_bound_dev.as_ref().is_some_and(|name| name.len() > 15) {
+    if options
+        .so_bound_dev
+        .as_ref()
+        .is_some_and(|name| name.len() > 15)
+    {
         report.malformed(FILES, field, "device name is too long");
     }
 }

@@ -23,7 +23,7 @@ pub struct Summary {
     /// Inodes of pipes at descriptors 0 to 2 of the root task (`pipe:[N]`), `None` where the
     /// descriptor is something else or closed.
     pub stdio_pipes: [Option<u32>; 3],
-    /// Whether the root task has a terminal open.
+    /// Whether the root task has a terminal at one of the descriptors 0 to 2.
     pub terminal: bool,
     /// Whether CRIU was told to close established TCP connections.
     pub tcp_close: bool,
@@ -32,8 +32,11 @@ pub struct Summary {
 impl Summary {
     pub(super) fn new(images: &Images) -> Self {
         let root_pid = images.root().map_or(0, |root| root.pid);
-        let mut page_images: Vec<(String, u64)> =
-            images.pages.iter().map(|(id, size)| (format!("pages-{id}.img"), *size)).collect();
+        let mut page_images: Vec<(String, u64)> = images
+            .pages
+            .iter()
+            .map(|(id, size)| (format!("pages-{id}.img"), *size))
+            .collect();
         page_images.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         let (_, mounts) = images.root_mounts().unwrap_or_default();
         let mut external_mounts: Vec<String> = mounts
@@ -46,7 +49,11 @@ impl Summary {
         Self {
             root_pid,
             tasks: images.processes.len(),
-            threads: images.processes.iter().map(|process| process.threads.len()).sum(),
+            threads: images
+                .processes
+                .iter()
+                .map(|process| process.threads.len())
+                .sum(),
             page_bytes: page_images.iter().map(|(_, size)| size).sum(),
             page_images,
             paths: paths::collect(images),
@@ -69,8 +76,11 @@ fn stdio_pipe(images: &Images, pid: u32, fd: u32) -> Option<u32> {
 
 fn has_terminal(images: &Images, pid: u32) -> bool {
     images.descriptors_of(pid).is_some_and(|(_, descriptors)| {
-        descriptors
-            .iter()
-            .any(|fd| images.files.get(&fd.id).is_some_and(|file| file.tty.is_some()))
+        descriptors.iter().filter(|fd| fd.fd < 3).any(|fd| {
+            images
+                .files
+                .get(&fd.id)
+                .is_some_and(|file| file.tty.is_some())
+        })
     })
 }

@@ -22,7 +22,11 @@ const PSTREE: &str = "pstree.img";
 
 /// Whether the process has memory, descriptors and threads to be restored.
 pub(super) fn is_alive(context: &Context<'_>, pid: u32) -> bool {
-    let state = context.images.cores.get(&pid).and_then(|core| core.tc.as_ref());
+    let state = context
+        .images
+        .cores
+        .get(&pid)
+        .and_then(|core| core.tc.as_ref());
     state.is_none_or(|task| matches!(task.task_state, ALIVE | STOPPED))
 }
 
@@ -53,17 +57,31 @@ fn inventory(context: &Context<'_>, report: &mut Report) {
     if inventory.root_ids.is_none() {
         report.malformed(place, "root_ids", "is missing");
     }
-    if inventory.plugins_entry.as_ref().is_some_and(|entry| !entry.plugins.is_empty()) {
+    if inventory
+        .plugins_entry
+        .as_ref()
+        .is_some_and(|entry| !entry.plugins.is_empty())
+    {
         report.privilege(place, "plugins_entry", "asks for CRIU plugins");
     }
-    if inventory.network_lock_method.is_some_and(|method| method > 3) {
+    if inventory
+        .network_lock_method
+        .is_some_and(|method| method > 3)
+    {
         report.malformed(place, "network_lock_method", "unknown method");
     }
     // CRIU pastes it into the name of an nftables table.
     let harmless = |id: &[u8]| {
-        id.len() <= 64 && id.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
+        id.len() <= 64
+            && id
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || *byte == b'-')
     };
-    if inventory.dump_criu_run_id.as_deref().is_some_and(|id| !harmless(id)) {
+    if inventory
+        .dump_criu_run_id
+        .as_deref()
+        .is_some_and(|id| !harmless(id))
+    {
         report.privilege(place, "dump_criu_run_id", "is not an identifier");
     }
 }
@@ -91,7 +109,11 @@ fn tree(context: &Context<'_>, report: &mut Report) {
                 report.malformed(place, "ppid", format!("root task has the parent {parent}"));
             }
             (_, parent) if parent == process.pid || !pids.contains(&parent) => {
-                report.malformed(place, "ppid", format!("no process {parent} before this one"));
+                report.malformed(
+                    place,
+                    "ppid",
+                    format!("no process {parent} before this one"),
+                );
             }
             _ => {}
         }
@@ -122,14 +144,27 @@ fn tree(context: &Context<'_>, report: &mut Report) {
 fn orphans(context: &Context<'_>, report: &mut Report) {
     let images = context.images;
     let pids: BTreeSet<u32> = images.processes.iter().map(|process| process.pid).collect();
-    let tids: BTreeSet<u32> =
-        images.processes.iter().flat_map(|process| &process.threads).copied().collect();
+    let tids: BTreeSet<u32> = images
+        .processes
+        .iter()
+        .flat_map(|process| &process.threads)
+        .copied()
+        .collect();
     let lists: [(&str, Vec<u32>, &BTreeSet<u32>); 5] = [
         ("mm", images.memory.keys().copied().collect(), &pids),
         ("pagemap", images.pagemaps.keys().copied().collect(), &pids),
         ("ids", images.ids.keys().copied().collect(), &pids),
         ("fs", images.roots.keys().copied().collect(), &pids),
-        ("core", images.cores.keys().copied().filter(|id| !pids.contains(id)).collect(), &tids),
+        (
+            "core",
+            images
+                .cores
+                .keys()
+                .copied()
+                .filter(|id| !pids.contains(id))
+                .collect(),
+            &tids,
+        ),
     ];
     for (prefix, ids, known) in lists {
         for id in ids.iter().filter(|id| !known.contains(id)) {
@@ -150,13 +185,17 @@ fn task(context: &Context<'_>, process: &PstreeEntry, report: &mut Report) {
         return report.malformed(place, "tc", "is missing");
     };
     if !matches!(task.task_state, ALIVE | DEAD | STOPPED | ZOMBIE) {
-        report.malformed(place, "tc.task_state", format!("unknown state {}", task.task_state));
+        report.malformed(
+            place,
+            "tc.task_state",
+            format!("unknown state {}", task.task_state),
+        );
     }
     // CRIU reads both; they must not be two stories.
-    if let (Some(file), Some(own)) = (context.images.ids.get(&pid), &core.ids) {
-        if file != own {
-            report.malformed(place, "ids", format!("differs from ids-{pid}.img"));
-        }
+    if let (Some(file), Some(own)) = (context.images.ids.get(&pid), &core.ids)
+        && file != own
+    {
+        report.malformed(place, "ids", format!("differs from ids-{pid}.img"));
     }
     if !is_alive(context, pid) {
         return;
@@ -184,17 +223,28 @@ fn whole_process(
     let request = context.request;
     shape::task(place, task, report);
     if task.old_seccomp_mode.is_some() || task.old_seccomp_filter.is_some() {
-        report.malformed(place, "tc.old_seccomp_mode", "is set; only old versions write it");
+        report.malformed(
+            place,
+            "tc.old_seccomp_mode",
+            "is set; only old versions write it",
+        );
     }
     if task.loginuid.is_some_and(|id| id != NO_LOGIN) {
         report.privilege(place, "tc.loginuid", "is set");
     }
     let adjustment = task.oom_score_adj.unwrap_or(0);
     if adjustment < request.oom_score_adj {
-        let detail = format!("{adjustment} is below the request's {}", request.oom_score_adj);
+        let detail = format!(
+            "{adjustment} is below the request's {}",
+            request.oom_score_adj
+        );
         report.privilege(place, "tc.oom_score_adj", detail);
     } else if adjustment > 1000 {
-        report.malformed(place, "tc.oom_score_adj", format!("{adjustment} is above 1000"));
+        report.malformed(
+            place,
+            "tc.oom_score_adj",
+            format!("{adjustment} is above 1000"),
+        );
     }
     rlimits(&request.rlimits, place, task, report);
 }
@@ -216,7 +266,11 @@ fn rlimits(
     }
     for (resource, limit) in (0u32..).zip(&limits.rlimits) {
         if limit.cur > limit.max {
-            report.malformed(place, FIELD, format!("resource {resource}: soft above hard limit"));
+            report.malformed(
+                place,
+                FIELD,
+                format!("resource {resource}: soft above hard limit"),
+            );
         }
         if let Some(most) = ceiling.get(&resource).filter(|most| limit.max > **most) {
             let detail = format!("resource {resource}: {} is above {most}", limit.max);

@@ -11,7 +11,11 @@ pub(super) fn check(context: &Context<'_>, report: &mut Report) {
     let marches = context.images.cores.values().map(|core| core.mtype);
     let first = marches.clone().next();
     if marches.clone().any(|march| Some(march) != first) {
-        report.malformed(Place::image("core-*.img"), "mtype", "threads of different machines");
+        report.malformed(
+            Place::image("core-*.img"),
+            "mtype",
+            "threads of different machines",
+        );
     }
     for process in &context.images.processes {
         if !tasks::is_alive(context, process.pid) {
@@ -72,14 +76,25 @@ fn scheduling(
             }
         }
         other => {
-            report.malformed(place, "thread_core.sched_policy", format!("unknown policy {other}"));
+            report.malformed(
+                place,
+                "thread_core.sched_policy",
+                format!("unknown policy {other}"),
+            );
         }
     }
     let nice = thread.sched_nice.unwrap_or(0);
     if !(-20..=19).contains(&nice) {
-        report.malformed(place, "thread_core.sched_nice", format!("{nice} is out of range"));
+        report.malformed(
+            place,
+            "thread_core.sched_nice",
+            format!("{nice} is out of range"),
+        );
     } else if nice < context.request.nice && !may {
-        let detail = format!("{nice} is below {} without CAP_SYS_NICE", context.request.nice);
+        let detail = format!(
+            "{nice} is below {} without CAP_SYS_NICE",
+            context.request.nice
+        );
         report.privilege(place, "thread_core.sched_nice", detail);
     }
 }

@@ -56,11 +56,23 @@ pub(crate) fn entries(march: March) -> Option<[Entry; 2]> {
                 narrow: false,
                 conventions: [Some(Arch::X86_64), Some(Arch::X32)],
             },
-            Entry { audit: 0x4000_0003, narrow: true, conventions: [Some(Arch::X86), None] },
+            Entry {
+                audit: 0x4000_0003,
+                narrow: true,
+                conventions: [Some(Arch::X86), None],
+            },
         ]),
         March::Aarch64 => Some([
-            Entry { audit: 0xc000_00b7, narrow: false, conventions: [Some(Arch::Aarch64), None] },
-            Entry { audit: 0x4000_0028, narrow: true, conventions: [Some(Arch::Arm), None] },
+            Entry {
+                audit: 0xc000_00b7,
+                narrow: false,
+                conventions: [Some(Arch::Aarch64), None],
+            },
+            Entry {
+                audit: 0x4000_0028,
+                narrow: true,
+                conventions: [Some(Arch::Arm), None],
+            },
         ]),
         _ => None,
     }
@@ -84,7 +96,11 @@ impl Entry {
 
     /// The convention whose profile entry opens this way at all.
     pub(crate) fn first(&self) -> Arch {
-        self.conventions.first().copied().flatten().unwrap_or(Arch::Other)
+        self.conventions
+            .first()
+            .copied()
+            .flatten()
+            .unwrap_or(Arch::Other)
     }
 
     /// Numbers to try: every known one, and some beyond the tables.
@@ -104,7 +120,9 @@ impl Entry {
 impl Arch {
     /// The names of a call number.
     pub(crate) fn names(self, number: u32) -> &'static [&'static str] {
-        self.table().and_then(|table| table.get(&number)).map_or(&[], Vec::as_slice)
+        self.table()
+            .and_then(|table| table.get(&number))
+            .map_or(&[], Vec::as_slice)
     }
 
     fn table(self) -> Option<&'static Table> {

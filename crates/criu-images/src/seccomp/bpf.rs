@@ -52,7 +52,12 @@ pub(crate) enum Instruction {
     StoreX(usize),
     Arithmetic(Arithmetic, Operand),
     Jump(usize),
-    Branch { compare: Compare, operand: Operand, yes: usize, no: usize },
+    Branch {
+        compare: Compare,
+        operand: Operand,
+        yes: usize,
+        no: usize,
+    },
     ReturnConstant(u32),
     ReturnAccumulator,
     AccumulatorToX,
@@ -98,7 +103,12 @@ fn instruction(bytes: [u8; INSTRUCTION_BYTES], at: usize, count: usize) -> Optio
         (target < count).then_some(target)
     };
     let branch = |compare, operand| {
-        Some(Instruction::Branch { compare, operand, yes: target(yes.into())?, no: target(no.into())? })
+        Some(Instruction::Branch {
+            compare,
+            operand,
+            yes: target(yes.into())?,
+            no: target(no.into())?,
+        })
     };
     let constant = Operand::Constant(k);
     Some(match code {
@@ -137,7 +147,11 @@ fn arithmetic(code: u16, constant: Operand) -> Option<Instruction> {
     if code & 0xff07 != ALU {
         return None;
     }
-    let operand = if code & FROM_X == 0 { constant } else { Operand::X };
+    let operand = if code & FROM_X == 0 {
+        constant
+    } else {
+        Operand::X
+    };
     let operation = match code & 0xf0 {
         0x00 => Arithmetic::Add,
         0x10 => Arithmetic::Subtract,
@@ -212,13 +226,29 @@ pub(crate) mod tests {
         let refused = |code: &[(u16, u8, u8, u32)]| decode(&assemble(code)).unwrap_err();
         assert_eq!(refused(&[]), "0 bytes are no program");
         assert_eq!(decode(&[0; 9]).unwrap_err(), "9 bytes are no program");
-        assert_eq!(refused(&[(0x20, 0, 0, 4)]), "program does not end with a return");
+        assert_eq!(
+            refused(&[(0x20, 0, 0, 4)]),
+            "program does not end with a return"
+        );
         let end = (6, 0, 0, 0);
-        for bad in [(0x20, 0, 0, 2), (0x20, 0, 0, 64), (0x15, 1, 0, 0), (0x05, 0, 0, 1),
-            (0x28, 0, 0, 0), (0x34, 0, 0, 0), (0x60, 0, 0, 16), (0x64, 0, 0, 32), (0x94, 0, 0, 1),
-            (0x8c, 0, 0, 0), (0x0104, 0, 0, 0)]
-        {
-            assert_eq!(refused(&[bad, end]), "instruction 0 is not valid", "{bad:x?}");
+        for bad in [
+            (0x20, 0, 0, 2),
+            (0x20, 0, 0, 64),
+            (0x15, 1, 0, 0),
+            (0x05, 0, 0, 1),
+            (0x28, 0, 0, 0),
+            (0x34, 0, 0, 0),
+            (0x60, 0, 0, 16),
+            (0x64, 0, 0, 32),
+            (0x94, 0, 0, 1),
+            (0x8c, 0, 0, 0),
+            (0x0104, 0, 0, 0),
+        ] {
+            assert_eq!(
+                refused(&[bad, end]),
+                "instruction 0 is not valid",
+                "{bad:x?}"
+            );
         }
     }
 }

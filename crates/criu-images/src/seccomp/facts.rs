@@ -23,7 +23,13 @@ struct Word {
 
 impl Default for Word {
     fn default() -> Self {
-        Self { known: 0, bits: 0, least: 0, most: u32::MAX, not: Vec::new() }
+        Self {
+            known: 0,
+            bits: 0,
+            least: 0,
+            most: u32::MAX,
+            not: Vec::new(),
+        }
     }
 }
 
@@ -48,11 +54,18 @@ pub(crate) struct Facts {
 impl Facts {
     /// Nothing but that arguments of 32-bit calls have no upper half.
     pub(crate) fn new(narrow: bool) -> Self {
-        let mut facts = Self { words: std::array::from_fn(|_| Word::default()), narrow };
+        let mut facts = Self {
+            words: std::array::from_fn(|_| Word::default()),
+            narrow,
+        };
         if narrow {
             for (index, word) in facts.words.iter_mut().enumerate().skip(FIRST_ARGUMENT) {
                 if index % 2 == 1 {
-                    *word = Word { known: u32::MAX, most: 0, ..Word::default() };
+                    *word = Word {
+                        known: u32::MAX,
+                        most: 0,
+                        ..Word::default()
+                    };
                 }
             }
         }
@@ -61,7 +74,9 @@ impl Facts {
 
     /// Adds a statement about a word. `false`: no call fits any more.
     pub(crate) fn assume(&mut self, index: usize, mask: u32, test: Test) -> bool {
-        self.words.get_mut(index).is_some_and(|word| word.assume(mask, test))
+        self.words
+            .get_mut(index)
+            .is_some_and(|word| word.assume(mask, test))
     }
 
     /// The only value an argument can have.
@@ -108,7 +123,11 @@ impl Facts {
 
     /// A profile's value as libseccomp compiles it: for 32-bit calls, its lower half.
     fn fit(&self, value: u64) -> u64 {
-        if self.narrow { u64::from(lower(value)) } else { value }
+        if self.narrow {
+            u64::from(lower(value))
+        } else {
+            value
+        }
     }
 
     fn halves(&self, argument: u8) -> Option<(&Word, &Word)> {
@@ -119,7 +138,10 @@ impl Facts {
     fn range(&self, argument: u8) -> (u64, u64) {
         self.halves(argument).map_or((0, u64::MAX), |(low, high)| {
             let join = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
-            (join(high.least(), low.least()), join(high.most(), low.most()))
+            (
+                join(high.least(), low.least()),
+                join(high.most(), low.most()),
+            )
         })
     }
 
@@ -175,7 +197,9 @@ impl Word {
             return true;
         }
         // A known difference under a narrower mask is one under this mask too.
-        self.not.iter().any(|(other, not)| *other & !mask == 0 && value & other == *not)
+        self.not
+            .iter()
+            .any(|(other, not)| *other & !mask == 0 && value & other == *not)
     }
 
     fn assume(&mut self, mask: u32, test: Test) -> bool {
@@ -234,14 +258,22 @@ mod tests {
     use crate::seccomp::profile::{Comparison, Condition};
 
     fn condition(op: Comparison, value: u64, value_two: u64) -> Condition {
-        Condition { index: 0, value, value_two, op }
+        Condition {
+            index: 0,
+            value,
+            value_two,
+            op,
+        }
     }
 
     #[test]
     fn equal_halves_imply_what_holds_of_the_value() {
         let mut facts = Facts::new(false);
         assert!(facts.assume(4, u32::MAX, Test::Equal(8)));
-        assert!(!facts.implies(&condition(Comparison::Equal, 8, 0)), "upper half is open");
+        assert!(
+            !facts.implies(&condition(Comparison::Equal, 8, 0)),
+            "upper half is open"
+        );
         assert!(facts.assume(5, u32::MAX, Test::Equal(0)));
         assert_eq!(facts.exact(0), Some(8));
         assert!(facts.implies(&condition(Comparison::Equal, 8, 0)));

@@ -28,7 +28,10 @@ use crate::violation::{Place, Report};
 use bpf::{Compare, Instruction, Operand, Program};
 use symbolic::{Call, TooComplex};
 
-const IMAGE: Place<'static> = Place { task: None, image: "seccomp.img" };
+const IMAGE: Place<'static> = Place {
+    task: None,
+    image: "seccomp.img",
+};
 /// `SECCOMP_FILTER_FLAG_TSYNC`: CRIU's mark for filters that all threads of a process share. It
 /// then writes them for the first thread only and lets the kernel pass them on.
 const SYNC: u32 = 1;
@@ -53,18 +56,31 @@ pub(crate) fn check(images: &Images, request: &Request, report: &mut Report) {
             }
         }
     }
-    let mut judge = Judge { images, request, programs, verdicts: HashMap::new() };
+    let mut judge = Judge {
+        images,
+        request,
+        programs,
+        verdicts: HashMap::new(),
+    };
     for process in &images.processes {
         let mut threads = process.threads.iter().filter_map(|tid| {
             let core = images.cores.get(tid)?;
             Some((*tid, core.mtype(), core.thread_core.as_ref()?))
         });
-        let Some((tid, march, first)) = threads.next() else { continue };
+        let Some((tid, march, first)) = threads.next() else {
+            continue;
+        };
         let image = format!("core-{tid}.img");
         let shared = judge.first(Place::task(process.pid, &image), march, first, report);
         for (tid, march, thread) in threads {
             let image = format!("core-{tid}.img");
-            judge.other(Place::task(process.pid, &image), march, thread, shared, report);
+            judge.other(
+                Place::task(process.pid, &image),
+                march,
+                thread,
+                shared,
+                report,
+            );
         }
     }
 }
@@ -93,7 +109,9 @@ impl<'a> Judge<'a> {
         thread: &ThreadCoreEntry,
         report: &mut Report,
     ) -> bool {
-        let Some(chain) = self.thread(place, march, thread, report) else { return false };
+        let Some(chain) = self.thread(place, march, thread, report) else {
+            return false;
+        };
         let shared = chain.iter().filter(|index| self.is_shared(**index)).count();
         if shared != 0 && shared != chain.len() {
             let detail = "some filters of the chain are shared with other threads, some are not";
@@ -119,7 +137,9 @@ impl<'a> Judge<'a> {
             }
             return;
         }
-        let chain = self.thread(place, march, thread, report).unwrap_or_default();
+        let chain = self
+            .thread(place, march, thread, report)
+            .unwrap_or_default();
         if chain.iter().any(|index| self.is_shared(*index)) {
             let detail = "would pass its filters on to other threads";
             report.privilege(place, "thread_core.seccomp_filter", detail);
@@ -127,7 +147,11 @@ impl<'a> Judge<'a> {
     }
 
     fn is_shared(&self, index: usize) -> bool {
-        let flags = self.images.filters.get(index).and_then(|filter| filter.flags);
+        let flags = self
+            .images
+            .filters
+            .get(index)
+            .and_then(|filter| filter.flags);
         flags.is_some_and(|flags| flags & SYNC != 0)
     }
 
@@ -155,7 +179,9 @@ impl<'a> Judge<'a> {
             }
             _ => Vec::new(),
         };
-        let Some(profile) = &self.request.seccomp else { return Some(chain) };
+        let Some(profile) = &self.request.seccomp else {
+            return Some(chain);
+        };
         if mode != SeccompMode::Filter {
             let detail = format!("{mode:?}, the request has a profile");
             report.privilege(place, "thread_core.seccomp_mode", detail);
@@ -232,7 +258,11 @@ fn is_as_strict(
     let entries = arch::entries(march).ok_or_else(|| format!("unknown machine {march:?}"))?;
     for entry in entries {
         for number in numbers(program, &entry) {
-            let call = Call { audit: entry.audit, number, narrow: entry.is_narrow(number) };
+            let call = Call {
+                audit: entry.audit,
+                number,
+                narrow: entry.is_narrow(number),
+            };
             let mut beyond = false;
             let run = symbolic::run(program, call, limits.max_filter_steps, |level, facts| {
                 beyond = level > profile.least(&entry, number, facts);
@@ -244,7 +274,9 @@ fn is_as_strict(
                 Ok(()) if !beyond => {}
                 Ok(()) => return Err(format!("it lets {name} ({plain}, {arch:?}) through")),
                 Err(TooComplex::Steps) => {
-                    return Err(format!("it takes too many steps for {name} ({plain}, {arch:?})"));
+                    return Err(format!(
+                        "it takes too many steps for {name} ({plain}, {arch:?})"
+                    ));
                 }
                 Err(TooComplex::Number) => {
                     return Err("it computes with the system call number".to_owned());
@@ -272,9 +304,14 @@ fn numbers(program: &Program, entry: &arch::Entry) -> BTreeSet<u32> {
             } if symbolic::is_coarse(*bits) => {
                 // Ranges begin at the multiples of its lowest bit.
                 let step = 1u32.checked_shl(bits.trailing_zeros()).unwrap_or(0);
-                (0..=u8::MAX).filter_map(|n| step.checked_mul(n.into())).for_each(&mut around);
+                (0..=u8::MAX)
+                    .filter_map(|n| step.checked_mul(n.into()))
+                    .for_each(&mut around);
             }
-            Instruction::Branch { operand: Operand::Constant(value), .. } => around(*value),
+            Instruction::Branch {
+                operand: Operand::Constant(value),
+                ..
+            } => around(*value),
             _ => {}
         }
     }

@@ -1,6 +1,6 @@
 //! Seccomp profiles of the OCI runtime specification, and what they allow at least.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::arch::{Arch, Entry, IPC, SOCKETCALL};
 use super::facts::Facts;
@@ -12,10 +12,10 @@ pub struct SeccompProfile {
     /// For calls that no rule matches.
     pub default_action: Action,
     /// System call conventions that may be used; empty means the machine's own only.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub architectures: Vec<Arch>,
     /// Rules.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub syscalls: Vec<Rule>,
 }
 
@@ -27,7 +27,7 @@ pub struct Rule {
     /// What happens.
     pub action: Action,
     /// Conditions, all of which must hold; where an argument is named twice, any.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub args: Vec<Condition>,
 }
 
@@ -40,7 +40,7 @@ pub struct Condition {
     /// What it is compared with; the mask of `SCMP_CMP_MASKED_EQ`.
     pub value: u64,
     /// What the masked argument is compared with.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     pub value_two: u64,
     /// How.
     pub op: Comparison,
@@ -99,6 +99,13 @@ pub enum Action {
     Deny,
 }
 
+/// Absent and `null` are the same in OCI specs.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Option::unwrap_or_default)
+}
+
 /// How much an outcome lets through; greater is more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Level {
@@ -145,7 +152,9 @@ impl SeccompProfile {
                 SOCKETCALL.get(index).copied()
             }),
             (Arch::X86, ["ipc"]) => facts.exact(0).and_then(|call| {
-                IPC.into_iter().find(|(number, _)| u64::from(*number) == call).map(|(_, name)| name)
+                IPC.into_iter()
+                    .find(|(number, _)| u64::from(*number) == call)
+                    .map(|(_, name)| name)
             }),
             _ => None,
         };
@@ -158,7 +167,9 @@ impl SeccompProfile {
 
     fn least_of(&self, names: &[&str], facts: &Facts) -> Level {
         let rules = || {
-            self.syscalls.iter().filter(|rule| rule.names.iter().any(|n| names.contains(&n.as_str())))
+            self.syscalls
+                .iter()
+                .filter(|rule| rule.names.iter().any(|n| names.contains(&n.as_str())))
         };
         let mut level = self.default_action.level();
         for rule in rules() {
@@ -179,19 +190,28 @@ impl Rule {
     /// The alternatives of conditions: runc makes one rule of each condition when an argument is
     /// named more than once.
     fn alternatives(&self) -> Vec<&[Condition]> {
-        let twice = self
-            .args
-            .iter()
-            .enumerate()
-            .any(|(at, arg)| self.args.iter().skip(at + 1).any(|other| other.index == arg.index));
-        if twice { self.args.chunks(1).collect() } else { vec![self.args.as_slice()] }
+        let twice = self.args.iter().enumerate().any(|(at, arg)| {
+            self.args
+                .iter()
+                .skip(at + 1)
+                .any(|other| other.index == arg.index)
+        });
+        if twice {
+            self.args.chunks(1).collect()
+        } else {
+            vec![self.args.as_slice()]
+        }
     }
 
     fn matches_always(&self, facts: &Facts) -> bool {
-        self.alternatives().iter().any(|all| all.iter().all(|arg| facts.implies(arg)))
+        self.alternatives()
+            .iter()
+            .any(|all| all.iter().all(|arg| facts.implies(arg)))
     }
 
     fn may_match(&self, facts: &Facts) -> bool {
-        self.alternatives().iter().any(|all| !all.iter().any(|arg| facts.refutes(arg)))
+        self.alternatives()
+            .iter()
+            .any(|all| !all.iter().any(|arg| facts.refutes(arg)))
     }
 }

@@ -19,7 +19,10 @@ enum Value {
     /// The system call number: constant in this run, but another one in the next.
     Number,
     /// A word of the call's data under a mask.
-    Word { index: usize, mask: u32 },
+    Word {
+        index: usize,
+        mask: u32,
+    },
     Unknown,
 }
 
@@ -101,7 +104,9 @@ fn step(
     open: &mut Vec<State>,
 ) -> Result<Step, TooComplex> {
     // Decoding made sure that every path ends with a return.
-    let Some(instruction) = program.instructions.get(state.at) else { return Ok(Step::Dead) };
+    let Some(instruction) = program.instructions.get(state.at) else {
+        return Ok(Step::Dead);
+    };
     state.at += 1;
     match *instruction {
         Instruction::LoadData(offset) => state.a = load(call, offset),
@@ -120,7 +125,12 @@ fn step(
                 None => return Ok(Step::Return(Level::Denied)),
             }
         }
-        Instruction::Branch { compare, operand, yes, no } => {
+        Instruction::Branch {
+            compare,
+            operand,
+            yes,
+            no,
+        } => {
             let right = resolve(state, operand);
             return branch(call, state, open, (compare, right), (yes, no));
         }
@@ -139,8 +149,10 @@ fn load(call: Call, offset: u32) -> Value {
     match offset {
         0 => Value::Number,
         4 => Value::Constant(call.audit),
-        _ => usize::try_from(offset / 4)
-            .map_or(Value::Unknown, |index| Value::Word { index, mask: u32::MAX }),
+        _ => usize::try_from(offset / 4).map_or(Value::Unknown, |index| Value::Word {
+            index,
+            mask: u32::MAX,
+        }),
     }
 }
 
@@ -162,11 +174,7 @@ fn resolve(state: &State, operand: Operand) -> Value {
 }
 
 /// The new accumulator; `None` when the program ends here.
-fn compute(
-    operation: Arithmetic,
-    left: Value,
-    right: Value,
-) -> Result<Option<Value>, TooComplex> {
+fn compute(operation: Arithmetic, left: Value, right: Value) -> Result<Option<Value>, TooComplex> {
     Ok(match (operation, left, right) {
         (_, Value::Number, _) | (_, _, Value::Number) => return Err(TooComplex::Number),
         (_, Value::Constant(left), Value::Constant(right)) => {
@@ -174,7 +182,10 @@ fn compute(
         }
         (Arithmetic::And, Value::Word { index, mask }, Value::Constant(value))
         | (Arithmetic::And, Value::Constant(value), Value::Word { index, mask }) => {
-            Some(Value::Word { index, mask: mask & value })
+            Some(Value::Word {
+                index,
+                mask: mask & value,
+            })
         }
         _ => Some(Value::Unknown),
     })
@@ -195,17 +206,21 @@ fn branch(
             if compare == Compare::AnyBit && !is_coarse(right) {
                 return Err(TooComplex::Number);
             }
-            state.at = if holds(compare, call.number, right) { yes } else { no };
+            state.at = if holds(compare, call.number, right) {
+                yes
+            } else {
+                no
+            };
         }
         (Value::Number, _) | (_, Value::Number) => return Err(TooComplex::Number),
         (Value::Word { index, mask }, Value::Constant(right)) => {
             let (if_yes, if_no) = tests(compare, right);
             let mut other = state.clone();
-            if let Some(test) = if_no {
-                if other.facts.assume(index, mask, test) {
-                    other.at = no;
-                    open.push(other);
-                }
+            if let Some(test) = if_no
+                && other.facts.assume(index, mask, test)
+            {
+                other.at = no;
+                open.push(other);
             }
             match if_yes {
                 Some(test) if state.facts.assume(index, mask, test) => state.at = yes,

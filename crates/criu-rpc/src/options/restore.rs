@@ -60,9 +60,9 @@ pub struct RestoreOptions<'a> {
     pub external: Vec<String>,
     /// External mounts: stored name, path of the host to bind.
     pub ext_mounts: Vec<(String, String)>,
-    /// See [`DumpOptions::ext_masters`].
+    /// See [`crate::DumpOptions::ext_masters`].
     pub ext_masters: bool,
-    /// See [`DumpOptions::ext_sharing`].
+    /// See [`crate::DumpOptions::ext_sharing`].
     pub ext_sharing: bool,
     /// Descriptors for external resources.
     pub inherit_fds: Vec<InheritFd<'a>>,
@@ -89,7 +89,7 @@ pub struct RestoreOptions<'a> {
     pub cgroup_mode: CgroupMode,
     /// Where to put the tree, unless the mode is [`CgroupMode::Ignore`].
     pub cgroup_roots: Vec<CgroupRoot>,
-    /// See [`DumpOptions::cgroup_yard`].
+    /// See [`crate::DumpOptions::cgroup_yard`].
     pub cgroup_yard: Option<&'a Path>,
     /// Network.
     pub network_lock: NetworkLock,
@@ -113,12 +113,12 @@ pub struct RestoreOptions<'a> {
     pub log_level: u8,
     /// A plain name in `work_dir`.
     pub log_file: &'a str,
-    /// See [`DumpOptions::config_file`].
+    /// See [`crate::DumpOptions::config_file`].
     pub config_file: Option<&'a Path>,
 }
 
 impl<'a> RestoreOptions<'a> {
-    /// The counterpart of [`DumpOptions::new`].
+    /// The counterpart of [`crate::DumpOptions::new`].
     #[must_use]
     pub fn new(images_dir: BorrowedFd<'a>, work_dir: BorrowedFd<'a>) -> Self {
         Self {

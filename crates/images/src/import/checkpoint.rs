@@ -26,7 +26,10 @@ const NAME_KEYS: [&str; 3] = [
 
 /// The container's name when the annotations of a manifest say that it is a checkpoint.
 pub(crate) fn container_name(annotations: &Annotations) -> Option<&str> {
-    NAME_KEYS.iter().find_map(|key| annotations.get(*key)).map(String::as_str)
+    NAME_KEYS
+        .iter()
+        .find_map(|key| annotations.get(*key))
+        .map(String::as_str)
 }
 
 /// What the annotations of a checkpoint image tell about its archive. Empty fields are left out.
@@ -79,7 +82,10 @@ impl CheckpointFacts {
             ("pod.uid", &self.pod_uid),
             ("pod.id", &self.pod_id),
             ("rootfsImageName", &self.rootfs_image_name),
-            ("rootfsImageUserRequested", &self.rootfs_image_user_requested),
+            (
+                "rootfsImageUserRequested",
+                &self.rootfs_image_user_requested,
+            ),
             ("rootfsImageID", &self.rootfs_image_id),
             ("rootfsImageSha", &self.rootfs_image_sha),
             ("runtime.name", &self.runtime_name),
@@ -89,8 +95,9 @@ impl CheckpointFacts {
             ("host.kernel", &self.host_kernel),
         ];
         let common = common.into_iter().filter(|(_, value)| !value.is_empty());
-        let mut all: Annotations =
-            common.map(|(key, value)| (format!("{COMMON}{key}"), value.clone())).collect();
+        let mut all: Annotations = common
+            .map(|(key, value)| (format!("{COMMON}{key}"), value.clone()))
+            .collect();
         all.insert(
             "io.kubernetes.cri-o.annotations.checkpoint.name".to_owned(),
             self.container_name.clone(),
@@ -123,14 +130,21 @@ pub fn prepare_checkpoint(
     let file = rustix::fs::open(archive, flags, rustix::fs::Mode::empty())
         .map(File::from)
         .map_err(|errno| Error::io("open", archive)(errno.into()))?;
-    if !file.metadata().map_err(Error::io("look at", archive))?.is_file() {
+    if !file
+        .metadata()
+        .map_err(Error::io("look at", archive))?
+        .is_file()
+    {
         return Err(Error::malformed(shown(), "is no regular file"));
     }
     let staging = Staging::new(root)?;
     let (digest, size) = digest_of(&file).map_err(Error::io("read", archive))?;
     take(&staging.blobs, &file, &digest).map_err(Error::io("link or copy", archive))?;
     let image = describe(&staging.blobs, &digest, size, facts)?;
-    staging.publish(vec![ImportedImage { names: vec![name], ..image }])
+    staging.publish(vec![ImportedImage {
+        names: vec![name],
+        ..image
+    }])
 }
 
 /// The archive's one inode under the name of its digest, or a copy of its bytes.
@@ -192,5 +206,10 @@ fn describe(
     let bytes = serde_json::to_vec(&manifest)
         .map_err(|error| Error::malformed("the manifest", error.to_string()))?;
     let manifest = blobs.put(&bytes)?;
-    Ok(ImportedImage { id, names: Vec::new(), target: manifest.clone(), manifest })
+    Ok(ImportedImage {
+        id,
+        names: Vec::new(),
+        target: manifest.clone(),
+        manifest,
+    })
 }

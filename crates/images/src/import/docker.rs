@@ -25,17 +25,29 @@ pub(super) fn images(files: &Files, staging: &Staging) -> Result<Vec<ImportedIma
     }
     if list.len() > MAX_IMAGES {
         let (what, limit) = ("the number of images", MAX_IMAGES as u64);
-        return Err(Error::Limit { entry: "manifest.json".to_owned(), what, limit });
+        return Err(Error::Limit {
+            entry: "manifest.json".to_owned(),
+            what,
+            limit,
+        });
     }
-    list.iter().map(|image| convert(files, staging, image)).collect()
+    list.iter()
+        .map(|image| convert(files, staging, image))
+        .collect()
 }
 
 fn convert(files: &Files, staging: &Staging, image: &DockerImage) -> Result<ImportedImage, Error> {
     let find = |name: &str| {
-        files.get(name).ok_or_else(|| Error::malformed(name, "is named by manifest.json and missing"))
+        files
+            .get(name)
+            .ok_or_else(|| Error::malformed(name, "is named by manifest.json and missing"))
     };
     let config = find(&image.config)?;
-    let layers = image.layers.iter().map(|name| layer(find(name)?)).collect::<Result<_, Error>>()?;
+    let layers = image
+        .layers
+        .iter()
+        .map(|name| layer(find(name)?))
+        .collect::<Result<_, Error>>()?;
     let manifest = Manifest {
         schema_version: 2,
         media_type: OCI_MANIFEST.to_owned(),
@@ -48,7 +60,11 @@ fn convert(files: &Files, staging: &Staging, image: &DockerImage) -> Result<Impo
     let digest: Digest = staging.blobs.put(&bytes)?;
     Ok(ImportedImage {
         id: config.digest.clone(),
-        names: image.repo_tags.iter().map(|tag| tagged(tag)).collect::<Result<_, _>>()?,
+        names: image
+            .repo_tags
+            .iter()
+            .map(|tag| tagged(tag))
+            .collect::<Result<_, _>>()?,
         manifest: digest.clone(),
         target: digest,
     })

@@ -79,7 +79,10 @@ impl Stored {
 pub(super) fn read(input: impl Read, staging: &Path, limits: Limits) -> Result<Files, Error> {
     let dir = staging.join(DIRECTORY);
     sys::fs::make_dir_all(&dir, 0o700).map_err(Error::io("make directory", &dir))?;
-    let limits = TarLimits { entries: MAX_ENTRIES, ..limits.tar() };
+    let limits = TarLimits {
+        entries: MAX_ENTRIES,
+        ..limits.tar()
+    };
     let mut tar = TarReader::new(input, limits);
     let mut all = Files::default();
     let mut number = 0_u64;
@@ -105,7 +108,10 @@ pub(super) fn read(input: impl Read, staging: &Path, limits: Limits) -> Result<F
                 all.links.insert(name, target);
             }
             Kind::Char { .. } | Kind::Block { .. } | Kind::Fifo => {
-                return Err(Error::malformed(entry.display(), "is no file, directory or link"));
+                return Err(Error::malformed(
+                    entry.display(),
+                    "is no file, directory or link",
+                ));
             }
         }
     }
@@ -123,24 +129,36 @@ fn store<R: Read>(entry: &Entry, tar: &mut TarReader<R>, path: &Path) -> Result<
     let mut buffer = vec![0; 256 << 10];
     loop {
         let count = tar.read_data(&mut buffer)?;
-        let Some(data) = buffer.get(..count).filter(|data| !data.is_empty()) else { break };
+        let Some(data) = buffer.get(..count).filter(|data| !data.is_empty()) else {
+            break;
+        };
         hash.update(data);
         file.write_all(data).map_err(Error::io("write", path))?;
     }
     let digest = Digest::from_hex(&hex::encode(hash.finalize()))?;
-    Ok(Stored { path: path.to_owned(), digest, size: entry.size })
+    Ok(Stored {
+        path: path.to_owned(),
+        digest,
+        size: entry.size,
+    })
 }
 
 fn keep(all: &mut Files, name: String, stored: Stored) -> Result<(), Error> {
     if let Some(hex) = name.strip_prefix("blobs/sha256/") {
         Digest::from_hex(hex)?.expect(&name, &stored.digest)?;
     } else if name.starts_with("blobs/") {
-        return Err(Error::malformed(name, "is no sha256 blob, the only kind known"));
+        return Err(Error::malformed(
+            name,
+            "is no sha256 blob, the only kind known",
+        ));
     }
     if let Some(other) = all.files.get(&name)
         && other.digest != stored.digest
     {
-        return Err(Error::malformed(name, "is there twice with different contents"));
+        return Err(Error::malformed(
+            name,
+            "is there twice with different contents",
+        ));
     }
     all.digests.insert(stored.digest.clone(), stored.clone());
     all.files.insert(name, stored);

@@ -32,7 +32,11 @@ pub(super) fn images(files: &Files) -> Result<Vec<ImportedImage>, Error> {
         total += found.len();
         if total > MAX_MANIFESTS {
             let (what, limit) = ("the number of manifests", MAX_MANIFESTS as u64);
-            return Err(Error::Limit { entry: "index.json".to_owned(), what, limit });
+            return Err(Error::Limit {
+                entry: "index.json".to_owned(),
+                what,
+                limit,
+            });
         }
     }
     let mut chosen: Vec<ImportedImage> = Vec::new();
@@ -65,7 +69,10 @@ fn add(
     name: Option<&str>,
 ) -> Result<(), Error> {
     let name = name.map(tagged).transpose()?;
-    match chosen.iter_mut().find(|image| image.manifest == candidate.manifest) {
+    match chosen
+        .iter_mut()
+        .find(|image| image.manifest == candidate.manifest)
+    {
         Some(image) => image.names.extend(name),
         None => chosen.push(ImportedImage {
             id,
@@ -84,7 +91,10 @@ fn nothing(mut others: Vec<String>) -> Error {
     others.sort();
     others.dedup();
     others.truncate(20);
-    Error::Platform { wanted: Platform::here().to_string(), found: others.join(", ") }
+    Error::Platform {
+        wanted: Platform::here().to_string(),
+        found: others.join(", "),
+    }
 }
 
 /// The full name that containerd, Docker or skopeo gave; a bare tag names nothing.
@@ -105,7 +115,9 @@ fn flatten(
     found: &mut Vec<Candidate>,
 ) -> Result<(), Error> {
     // Attestations of builds stand beside images.
-    let attested = descriptor.annotations.contains_key("vnd.docker.reference.type");
+    let attested = descriptor
+        .annotations
+        .contains_key("vnd.docker.reference.type");
     // docker save writes the whole index, but only one platform's blobs.
     let Some(stored) = files.by_digest(&descriptor.digest).filter(|_| !attested) else {
         return Ok(());
@@ -169,7 +181,9 @@ fn name_by_docker(files: &Files, chosen: &mut [ImportedImage]) -> Result<(), Err
     let list: Vec<DockerImage> =
         documents::parse("manifest.json", &files.document("manifest.json")?)?;
     for docker in list {
-        let Some(config) = files.get(&docker.config) else { continue };
+        let Some(config) = files.get(&docker.config) else {
+            continue;
+        };
         let Some(image) = chosen.iter_mut().find(|image| image.id == config.digest) else {
             continue;
         };

@@ -7,10 +7,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec};
 use rustix::io::Errno;
 
 use super::Limits;
+use super::node::{dress, is, is_whiteout, node, opaque, stat, symlink, times};
 use super::tree::{Dir, Refusal, Tree, clean, join};
 use crate::error::Error;
 use crate::tar_stream::{Entry, Kind, TarReader};
@@ -53,9 +54,10 @@ impl<'a> Applier<'a> {
             unchecked: SPACE_CHECK_BYTES,
             buffer: vec![0; 128 << 10],
         };
-        let prepared = applier.tree.open(Path::new("")).and_then(|root| {
-            applier.tree.copy_from_below(&root, Path::new(""))
-        });
+        let prepared = applier
+            .tree
+            .open(Path::new(""))
+            .and_then(|root| applier.tree.copy_from_below(&root, Path::new("")));
         prepared.map_err(|errno| Error::io("prepare the root of", "layer")(errno.into()))?;
         Ok(applier)
     }
@@ -67,7 +69,10 @@ impl<'a> Applier<'a> {
         tar: &mut TarReader<R>,
     ) -> Result<(), Error> {
         self.usage.inodes += 1;
-        self.usage.bytes = self.usage.bytes.saturating_add(entry.size.next_multiple_of(4096));
+        self.usage.bytes = self
+            .usage
+            .bytes
+            .saturating_add(entry.size.next_multiple_of(4096));
         let result = self.place(entry).and_then(|place| match place {
             None => Ok(None),
             Some((dir, base)) => self.make(entry, &dir, &base),
@@ -83,7 +88,11 @@ impl<'a> Applier<'a> {
     pub(super) fn finish(mut self) -> Result<Usage, Error> {
         let implied = std::mem::take(&mut self.tree.implied);
         for (path, mtime) in implied.into_iter().chain(std::mem::take(&mut self.times)) {
-            match self.tree.open(&path).and_then(|fd| rustix::fs::futimens(fd, &times(mtime))) {
+            match self
+                .tree
+                .open(&path)
+                .and_then(|fd| rustix::fs::futimens(fd, &times(mtime)))
+            {
                 // Replaced by something else later in the tar.
                 Ok(()) | Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(errno) => return Err(Error::io("set the time of", path)(errno.into())),
@@ -98,7 +107,10 @@ impl<'a> Applier<'a> {
         let Some((base, parents)) = parts.split_last() else {
             return self.root(entry).map(|()| None);
         };
-        if parts.iter().any(|part| part.starts_with(AUFS) && *part != OPAQUE) {
+        if parts
+            .iter()
+            .any(|part| part.starts_with(AUFS) && *part != OPAQUE)
+        {
             return Ok(None);
         }
         let dir = self.tree.directory(parents, true)?;
@@ -113,16 +125,23 @@ impl<'a> Applier<'a> {
 
     fn root(&mut self, entry: &Entry) -> Result<(), Refusal> {
         if entry.kind != Kind::Directory {
-            return Err(Refusal::Problem("the layer's root is not a directory".to_owned()));
+            return Err(Refusal::Problem(
+                "the layer's root is not a directory".to_owned(),
+            ));
         }
-        let root = self.tree.open(Path::new("")).map_err(Refusal::kernel("open"))?;
+        let root = self
+            .tree
+            .open(Path::new(""))
+            .map_err(Refusal::kernel("open"))?;
         self.dress_directory(entry, &root, PathBuf::new())
     }
 
     /// A deletion concerns the layers below only (OCI `layer.md`, "Whiteouts").
     fn whiteout(&mut self, dir: &Dir, name: &[u8]) -> Result<(), Refusal> {
         if matches!(name, b"" | b"." | b"..") {
-            return Err(Refusal::Problem("is a deletion mark for nothing".to_owned()));
+            return Err(Refusal::Problem(
+                "is a deletion mark for nothing".to_owned(),
+            ));
         }
         let name = OsStr::from_bytes(name);
         if !self.tree.is_below(&dir.path.join(name)) {
@@ -130,12 +149,17 @@ impl<'a> Applier<'a> {
             return Ok(());
         }
         match stat(dir, name)? {
-            None => rustix::fs::mknodat(&*dir.fd, name, FileType::CharacterDevice, Mode::empty(), 0)
-                .map_err(Refusal::kernel("make the deletion mark")),
+            None => {
+                rustix::fs::mknodat(&*dir.fd, name, FileType::CharacterDevice, Mode::empty(), 0)
+                    .map_err(Refusal::kernel("make the deletion mark"))
+            }
             // Made by this layer after the deletion: hides what is below it by itself, unless
             // both are directories.
             Some(found) if is(&found, FileType::Directory) => {
-                let fd = self.tree.open(&dir.path.join(name)).map_err(Refusal::kernel("open"))?;
+                let fd = self
+                    .tree
+                    .open(&dir.path.join(name))
+                    .map_err(Refusal::kernel("open"))?;
                 opaque(&fd)
             }
             Some(_) => Ok(()),
@@ -152,7 +176,9 @@ impl<'a> Applier<'a> {
         let found = stat(dir, name)?;
         let was_deleted = found.as_ref().is_some_and(is_whiteout);
         let keep = entry.kind == Kind::Directory
-            && found.as_ref().is_some_and(|found| is(found, FileType::Directory));
+            && found
+                .as_ref()
+                .is_some_and(|found| is(found, FileType::Directory));
         if found.is_some() && !keep {
             self.tree.forget();
             sys::fs::remove_beneath(&*dir.fd, name).map_err(|error| {
@@ -185,7 +211,9 @@ impl<'a> Applier<'a> {
                     .map_err(Refusal::kernel("make the link"))?;
             }
             Kind::Char { major: 0, minor: 0 } => {
-                return Err(Refusal::Problem("is device 0:0, which overlayfs takes for a deletion".into()));
+                return Err(Refusal::Problem(
+                    "is device 0:0, which overlayfs takes for a deletion".into(),
+                ));
             }
             Kind::Char { major, minor } => {
                 let device = rustix::fs::makedev(major, minor);
@@ -234,7 +262,9 @@ impl<'a> Applier<'a> {
         path: PathBuf,
     ) -> Result<(), Refusal> {
         dress(entry, fd)?;
-        self.name_bytes = self.name_bytes.saturating_add(path.as_os_str().len() as u64 + 64);
+        self.name_bytes = self
+            .name_bytes
+            .saturating_add(path.as_os_str().len() as u64 + 64);
         self.times.push((path, entry.mtime));
         Ok(())
     }
@@ -250,11 +280,13 @@ impl<'a> Applier<'a> {
             let Some(data) = self.buffer.get(..count).filter(|data| !data.is_empty()) else {
                 break;
             };
-            file.write_all(data).map_err(Error::io("write", entry.display()))?;
+            file.write_all(data)
+                .map_err(Error::io("write", entry.display()))?;
             self.unchecked = self.unchecked.saturating_add(count as u64);
             if self.unchecked >= SPACE_CHECK_BYTES {
                 self.unchecked = 0;
-                let free = sys::fs::free_bytes(&file).map_err(Error::io("write", entry.display()))?;
+                let free =
+                    sys::fs::free_bytes(&file).map_err(Error::io("write", entry.display()))?;
                 if free < self.limits.reserve_bytes {
                     return Err(Error::Io {
                         action: "keep enough space free while writing",
@@ -280,93 +312,6 @@ impl<'a> Applier<'a> {
             limit: self.limits.directory_name_bytes,
         })
     }
-}
-
-/// Owner, then mode (a change of owner clears set-uid bits), then extended attributes (writing and
-/// changing the owner remove `security.capability`).
-fn dress(entry: &Entry, fd: &OwnedFd) -> Result<(), Refusal> {
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-    rustix::fs::fchown(fd, Some(uid), Some(gid)).map_err(Refusal::kernel("set the owner of"))?;
-    rustix::fs::fchmod(fd, Mode::from(entry.mode)).map_err(Refusal::kernel("set the mode of"))?;
-    for (key, value) in entry.xattrs.iter().filter(|(key, _)| is_wanted(key)) {
-        match rustix::fs::fsetxattr(fd, key.as_slice(), value, rustix::fs::XattrFlags::empty()) {
-            Ok(()) => {}
-            // A filesystem may lack users' attributes and ACLs; what gives rights must not get lost.
-            Err(Errno::OPNOTSUPP) if key != b"security.capability" => {}
-            Err(errno) => return Err(Refusal::Kernel("set an extended attribute of", errno)),
-        }
-    }
-    Ok(())
-}
-
-/// Attributes that belong to the image. `trusted.overlay.*` would steer overlayfs to other paths;
-/// `security.*` but capabilities are the host's (labels, IMA, EVM).
-fn is_wanted(key: &[u8]) -> bool {
-    key == b"security.capability"
-        || key.starts_with(b"user.")
-        || matches!(key, b"system.posix_acl_access" | b"system.posix_acl_default")
-}
-
-fn symlink(entry: &Entry, dir: &Dir, name: &OsStr) -> Result<(), Refusal> {
-    if entry.link.is_empty() || entry.link.contains(&0) {
-        return Err(Refusal::Problem("is a link to nothing".to_owned()));
-    }
-    rustix::fs::symlinkat(entry.link.as_slice(), &*dir.fd, name)
-        .map_err(Refusal::kernel("make the link"))?;
-    own(entry, dir, name)?;
-    set_times(entry, dir, name)
-}
-
-fn node(
-    entry: &Entry,
-    dir: &Dir,
-    name: &OsStr,
-    kind: FileType,
-    device: u64,
-) -> Result<(), Refusal> {
-    rustix::fs::mknodat(&*dir.fd, name, kind, Mode::empty(), device)
-        .map_err(Refusal::kernel("make the device"))?;
-    own(entry, dir, name)?;
-    // Follows no link: the node was made a moment ago and nobody else may write here.
-    rustix::fs::chmodat(&*dir.fd, name, Mode::from(entry.mode), AtFlags::empty())
-        .map_err(Refusal::kernel("set the mode of"))?;
-    set_times(entry, dir, name)
-}
-
-fn own(entry: &Entry, dir: &Dir, name: &OsStr) -> Result<(), Refusal> {
-    let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-    rustix::fs::chownat(&*dir.fd, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(Refusal::kernel("set the owner of"))
-}
-
-fn set_times(entry: &Entry, dir: &Dir, name: &OsStr) -> Result<(), Refusal> {
-    rustix::fs::utimensat(&*dir.fd, name, &times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(Refusal::kernel("set the time of"))
-}
-
-fn times(mtime: Timespec) -> Timestamps {
-    Timestamps { last_access: mtime, last_modification: mtime }
-}
-
-fn opaque(dir: &OwnedFd) -> Result<(), Refusal> {
-    rustix::fs::fsetxattr(dir, c"trusted.overlay.opaque", b"y", rustix::fs::XattrFlags::empty())
-        .map_err(Refusal::kernel("make opaque the directory of"))
-}
-
-fn stat(dir: &Dir, name: &OsStr) -> Result<Option<Stat>, Refusal> {
-    match rustix::fs::statat(&*dir.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some(stat)),
-        Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(Refusal::Kernel("look at", errno)),
-    }
-}
-
-fn is(stat: &Stat, kind: FileType) -> bool {
-    FileType::from_raw_mode(stat.st_mode) == kind
-}
-
-fn is_whiteout(stat: &Stat) -> bool {
-    is(stat, FileType::CharacterDevice) && stat.st_rdev == 0
 }
 
 fn explain(entry: &Entry, refusal: Refusal) -> Error {

@@ -13,11 +13,20 @@ struct Stack {
 }
 
 fn stack(layers: &[Tar]) -> Stack {
-    let mut stack = Stack { dir: tempfile::tempdir().unwrap(), layers: Vec::new() };
+    let mut stack = Stack {
+        dir: tempfile::tempdir().unwrap(),
+        layers: Vec::new(),
+    };
     for (number, tar) in layers.iter().enumerate() {
         let into = stack.dir.path().join(format!("layer-{number}"));
         fs::create_dir(&into).unwrap();
-        unpack(tar.bytes().as_slice(), &into, &stack.layers, Limits::default()).unwrap();
+        unpack(
+            tar.bytes().as_slice(),
+            &into,
+            &stack.layers,
+            Limits::default(),
+        )
+        .unwrap();
         stack.layers.insert(0, into);
     }
     stack
@@ -76,14 +85,29 @@ fn files_directories_links_devices_and_their_metadata_are_made() {
         .entry(b'6', "dev/fifo", "", b"", |header| header.set_mode(0o620))
         .file("/absolute", "inside")]);
     let su = fs::metadata(stack.top("bin/su")).unwrap();
-    assert_eq!((su.mode() & 0o7777, su.uid(), su.gid(), su.nlink()), (0o4755, 5, 6, 2));
+    assert_eq!(
+        (su.mode() & 0o7777, su.uid(), su.gid(), su.nlink()),
+        (0o4755, 5, 6, 2)
+    );
     assert_eq!(su.mtime(), 1_000_000_000);
     assert_eq!(fs::metadata(stack.top("bin/su2")).unwrap().ino(), su.ino());
-    assert_eq!(fs::metadata(stack.top("bin")).unwrap().mode() & 0o7777, 0o755);
-    assert_eq!(fs::metadata(stack.top("tmp")).unwrap().mode() & 0o7777, 0o1777);
-    assert_eq!(fs::metadata(stack.top("tmp")).unwrap().mtime(), 1_000_000_000);
+    assert_eq!(
+        fs::metadata(stack.top("bin")).unwrap().mode() & 0o7777,
+        0o755
+    );
+    assert_eq!(
+        fs::metadata(stack.top("tmp")).unwrap().mode() & 0o7777,
+        0o1777
+    );
+    assert_eq!(
+        fs::metadata(stack.top("tmp")).unwrap().mtime(),
+        1_000_000_000
+    );
     assert_eq!(fs::read_link(stack.top("sh")).unwrap(), Path::new("bin/su"));
-    assert_eq!(fs::read_link(stack.top("sh2")).unwrap(), Path::new("bin/su"));
+    assert_eq!(
+        fs::read_link(stack.top("sh2")).unwrap(),
+        Path::new("bin/su")
+    );
     let ping = fs::metadata(stack.top("ping")).unwrap();
     assert_eq!((ping.mtime(), ping.mtime_nsec()), (1234, 500_000_000));
     let xattr = |name: &str| {
@@ -96,8 +120,16 @@ fn files_directories_links_devices_and_their_metadata_are_made() {
     assert!(xattr("trusted.overlay.redirect").is_err() && xattr("security.selinux").is_err());
     let null = fs::symlink_metadata(stack.top("dev/null")).unwrap();
     assert!(null.file_type().is_char_device());
-    assert_eq!((null.rdev(), null.mode() & 0o777), (rustix::fs::makedev(1, 3), 0o644));
-    assert!(fs::symlink_metadata(stack.top("dev/disk")).unwrap().file_type().is_block_device());
+    assert_eq!(
+        (null.rdev(), null.mode() & 0o777),
+        (rustix::fs::makedev(1, 3), 0o644)
+    );
+    assert!(
+        fs::symlink_metadata(stack.top("dev/disk"))
+            .unwrap()
+            .file_type()
+            .is_block_device()
+    );
     let fifo = fs::symlink_metadata(stack.top("dev/fifo")).unwrap();
     assert!(fifo.file_type().is_fifo());
     assert_eq!(fifo.mode() & 0o777, 0o620);
@@ -133,12 +165,23 @@ fn the_merged_tree_follows_deletions_opaque_directories_and_replacements() {
         .file("reborn/new", "new")
         .file(".wh..wh.plnk/17.3", "aufs");
     let stack = stack(&[bottom, top]);
-    assert_eq!(fs::metadata(stack.top("keep")).unwrap().mode() & 0o7777, 0o700, "copied up");
+    assert_eq!(
+        fs::metadata(stack.top("keep")).unwrap().mode() & 0o7777,
+        0o700,
+        "copied up"
+    );
     assert!(!stack.top(".wh..wh.plnk").exists());
     stack.mounted(|merged| {
         let expected = [
-            "keep/", "keep/b", "opaque/", "opaque/new", "reborn/", "reborn/new", "was-dir",
-            "was-file/", "was-file/now-dir",
+            "keep/",
+            "keep/b",
+            "opaque/",
+            "opaque/new",
+            "reborn/",
+            "reborn/new",
+            "was-dir",
+            "was-file/",
+            "was-file/now-dir",
         ];
         assert_eq!(tree(merged), expected);
         assert_eq!(text(merged.join("was-dir")), "now file");
@@ -147,7 +190,10 @@ fn the_merged_tree_follows_deletions_opaque_directories_and_replacements() {
 
 #[test]
 fn a_deletion_hides_lower_layers_only_in_whatever_order_it_comes() {
-    let bottom = Tar::new().file("f", "lower").dir("d/", 0o755).file("d/lower", "");
+    let bottom = Tar::new()
+        .file("f", "lower")
+        .dir("d/", 0o755)
+        .file("d/lower", "");
     let top = Tar::new()
         .file("f", "upper")
         .file(".wh.f", "")
@@ -172,9 +218,15 @@ fn implied_parents_keep_the_owner_and_mode_of_the_layer_below() {
     let stack = stack(&[bottom, Tar::new().file("home/user/deep/file", "x")]);
     stack.mounted(|merged| {
         let home = fs::metadata(merged.join("home/user")).unwrap();
-        assert_eq!((home.mode() & 0o7777, home.uid(), home.gid()), (0o2750, 1000, 1001));
+        assert_eq!(
+            (home.mode() & 0o7777, home.uid(), home.gid()),
+            (0o2750, 1000, 1001)
+        );
         assert_eq!(home.mtime(), 1_000_000_000);
-        assert_eq!(fs::metadata(merged.join("home/user/deep")).unwrap().mode() & 0o777, 0o755);
+        assert_eq!(
+            fs::metadata(merged.join("home/user/deep")).unwrap().mode() & 0o777,
+            0o755
+        );
     });
     let root = fs::metadata(&stack.layers[0]).unwrap();
     assert_eq!(root.permissions().mode() & 0o7777, 0o711);
@@ -213,8 +265,15 @@ fn a_later_entry_replaces_an_earlier_one_without_writing_through_it() {
         .symlink("d", "elsewhere")
         .file("elsewhere/y", "y")]);
     assert_eq!(text(victim), "untouched");
-    assert_eq!((text(stack.top("f")), text(stack.top("h"))), ("mine".into(), "second".into()));
-    assert_eq!(text(stack.top("i")), "first", "the other name keeps the old content");
+    assert_eq!(
+        (text(stack.top("f")), text(stack.top("h"))),
+        ("mine".into(), "second".into())
+    );
+    assert_eq!(
+        text(stack.top("i")),
+        "first",
+        "the other name keeps the old content"
+    );
     assert_eq!(text(stack.top("d/y")), "y");
 }
 
@@ -225,7 +284,10 @@ fn digests_cover_the_blob_and_the_tar_whatever_the_compression() {
         let blob = compress(&tar);
         let dir = tempfile::tempdir().unwrap();
         let found = unpack(blob.as_slice(), dir.path(), &[], Limits::default()).unwrap();
-        assert_eq!((found.digest, found.diff_id), (Digest::of(&blob), Digest::of(&tar)));
+        assert_eq!(
+            (found.digest, found.diff_id),
+            (Digest::of(&blob), Digest::of(&tar))
+        );
         assert_eq!((found.used_bytes, found.inodes), (28672, 1));
         assert_eq!(text(dir.path().join("a")).len(), 25000);
     }

@@ -50,7 +50,12 @@ pub(super) struct Tree<'a> {
 
 impl<'a> Tree<'a> {
     pub(super) fn new(root: OwnedFd, lowers: &'a [OwnedFd]) -> Self {
-        Self { root, lowers, last: None, implied: Vec::new() }
+        Self {
+            root,
+            lowers,
+            last: None,
+            implied: Vec::new(),
+        }
     }
 
     /// Opens a directory by components that [`clean`] returned. With `create` missing ones are made.
@@ -62,7 +67,10 @@ impl<'a> Tree<'a> {
             return Ok(dir.clone());
         }
         let dir = match self.open(&asked) {
-            Ok(fd) => Dir { fd: Rc::new(fd), path: asked.clone() },
+            Ok(fd) => Dir {
+                fd: Rc::new(fd),
+                path: asked.clone(),
+            },
             // Missing, a link on the way, or no directory: look closer.
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => self.walk(parts, create)?,
             Err(errno) => return Err(Refusal::Kernel("open the parent directory of", errno)),
@@ -73,7 +81,11 @@ impl<'a> Tree<'a> {
 
     /// Opens a directory whose path has no links.
     pub(super) fn open(&self, path: &Path) -> Result<OwnedFd, Errno> {
-        open_beneath(&self.root, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)
+        open_beneath(
+            &self.root,
+            path,
+            OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW,
+        )
     }
 
     /// Must be called when a directory or link is removed.
@@ -83,12 +95,16 @@ impl<'a> Tree<'a> {
 
     /// Whether a layer below has something at the path.
     pub(super) fn is_below(&self, path: &Path) -> bool {
-        self.lowers.iter().any(|lower| stat_beneath(lower, path).is_some())
+        self.lowers
+            .iter()
+            .any(|lower| stat_beneath(lower, path).is_some())
     }
 
     /// What the topmost layer below that has the path has there.
     pub(super) fn below(&self, path: &Path) -> Option<Stat> {
-        self.lowers.iter().find_map(|lower| stat_beneath(lower, path))
+        self.lowers
+            .iter()
+            .find_map(|lower| stat_beneath(lower, path))
     }
 
     fn walk(&mut self, parts: &[&[u8]], create: bool) -> Result<Dir, Refusal> {
@@ -109,7 +125,9 @@ impl<'a> Tree<'a> {
                 _ => {}
             }
             let name = OsStr::from_bytes(&part);
-            let dir = self.open(&at).map_err(Refusal::kernel("open the parent directory of"))?;
+            let dir = self
+                .open(&at)
+                .map_err(Refusal::kernel("open the parent directory of"))?;
             let kind = match rustix::fs::statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(stat) => FileType::from_raw_mode(stat.st_mode),
                 Err(Errno::NOENT) if create => {
@@ -140,43 +158,52 @@ impl<'a> Tree<'a> {
                 }
                 _ => {
                     let shown = at.join(name);
-                    return Err(Refusal::Problem(format!("its parent {shown:?} is no directory")));
+                    return Err(Refusal::Problem(format!(
+                        "its parent {shown:?} is no directory"
+                    )));
                 }
             }
             if at.components().count() > MAX_DEPTH {
                 return Err(Refusal::Problem("its path is too deep".to_owned()));
             }
         }
-        let fd = self.open(&at).map_err(Refusal::kernel("open the parent directory of"))?;
-        Ok(Dir { fd: Rc::new(fd), path: at })
+        let fd = self
+            .open(&at)
+            .map_err(Refusal::kernel("open the parent directory of"))?;
+        Ok(Dir {
+            fd: Rc::new(fd),
+            path: at,
+        })
     }
 
     /// Makes a directory that has no entry of its own (yet).
     fn imply(&mut self, dir: &OwnedFd, at: &Path, name: &OsStr) -> Result<(), Refusal> {
         if name.as_bytes().starts_with(b".wh.") {
-            return Err(Refusal::Problem("a parent's name is a deletion mark".to_owned()));
+            return Err(Refusal::Problem(
+                "a parent's name is a deletion mark".to_owned(),
+            ));
         }
         let action = "make the parent directory of";
         rustix::fs::mkdirat(dir, name, Mode::from(0o755)).map_err(Refusal::kernel(action))?;
         let path = at.join(name);
         let made = self.open(&path).map_err(Refusal::kernel(action))?;
-        self.copy_from_below(&made, &path).map_err(Refusal::kernel(action))?;
+        self.copy_from_below(&made, &path)
+            .map_err(Refusal::kernel(action))?;
         Ok(())
     }
 
     /// Gives a directory owner, mode and time of the one it will cover; else root's and 0755.
     pub(super) fn copy_from_below(&mut self, made: &OwnedFd, path: &Path) -> Result<(), Errno> {
         let below = self.below(path);
-        let directory =
-            below.filter(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory);
+        let directory = below.filter(|s| FileType::from_raw_mode(s.st_mode) == FileType::Directory);
         let mode = match directory {
             Some(stat) => {
                 let owner = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
                 rustix::fs::fchown(made, Some(owner.0), Some(owner.1))?;
-                if let (Ok(tv_sec), Ok(tv_nsec)) =
-                    (i64::try_from(stat.st_mtime), i64::try_from(stat.st_mtime_nsec))
-                {
-                    self.implied.push((path.to_owned(), Timespec { tv_sec, tv_nsec }));
+                let (tv_sec, nanoseconds) = (stat.st_mtime, i64::try_from(stat.st_mtime_nsec));
+                if let Ok(tv_nsec) = nanoseconds {
+                    self.implied
+                        .push((path.to_owned(), Timespec { tv_sec, tv_nsec }));
                 }
                 Mode::from_raw_mode(stat.st_mode)
             }
@@ -192,7 +219,11 @@ fn stat_beneath(root: &OwnedFd, path: &Path) -> Option<Stat> {
 }
 
 fn open_beneath(root: impl AsFd, path: &Path, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    let path = if path.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        path
+    };
     // With O_PATH and O_NOFOLLOW the last component may be a link, which is then opened itself.
     let resolve = rustix::fs::ResolveFlags::BENEATH
         | rustix::fs::ResolveFlags::NO_SYMLINKS

@@ -57,10 +57,16 @@ fn apply(attributes: &mut Attributes, key: &[u8], value: &[u8]) -> Result<(), St
             return Err("is a sparse file, which an image layer may not have".to_owned());
         }
         key => {
-            let Some(name) = key.strip_prefix(b"SCHILY.xattr.") else { return Ok(()) };
+            let Some(name) = key.strip_prefix(b"SCHILY.xattr.") else {
+                return Ok(());
+            };
             let known = attributes.xattrs.iter().any(|(have, _)| have == name);
             let many = attributes.xattrs.len() >= MAX_XATTRS;
-            if name.is_empty() || name.contains(&0) || known || many || value.len() > MAX_XATTR_BYTES
+            if name.is_empty()
+                || name.contains(&0)
+                || known
+                || many
+                || value.len() > MAX_XATTR_BYTES
             {
                 return Err(bad());
             }
@@ -85,11 +91,21 @@ fn time(text: &[u8]) -> Option<Timespec> {
         return None;
     }
     let seconds: i64 = whole.parse().ok()?;
-    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+    let digits: String = fraction
+        .chars()
+        .chain("000000000".chars())
+        .take(9)
+        .collect();
     let nanoseconds: i64 = digits.parse().ok()?;
     if whole.starts_with('-') && nanoseconds > 0 {
         let tv_sec = seconds.checked_sub(1)?;
-        return Some(Timespec { tv_sec, tv_nsec: 1_000_000_000 - nanoseconds });
+        return Some(Timespec {
+            tv_sec,
+            tv_nsec: 1_000_000_000 - nanoseconds,
+        });
     }
-    Some(Timespec { tv_sec: seconds, tv_nsec: nanoseconds })
+    Some(Timespec {
+        tv_sec: seconds,
+        tv_nsec: nanoseconds,
+    })
 }

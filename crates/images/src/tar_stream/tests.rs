@@ -1,8 +1,12 @@
 use super::*;
 use crate::test_support::Tar;
 
-const LIMITS: TarLimits =
-    TarLimits { entries: 50, bytes: 1 << 20, name_bytes: 4095, extension_bytes: 65536 };
+const LIMITS: TarLimits = TarLimits {
+    entries: 50,
+    bytes: 1 << 20,
+    name_bytes: 4095,
+    extension_bytes: 65536,
+};
 
 fn read(bytes: &[u8]) -> Result<Vec<(Entry, Vec<u8>)>, Error> {
     let mut tar = TarReader::new(bytes, LIMITS);
@@ -42,14 +46,18 @@ fn entries_have_their_fields_and_data() {
         .entry(b'6', "fifo", "", b"", |header| header.set_uid(1000));
     let all = read(&tar.bytes()).unwrap();
     let names: Vec<_> = all.iter().map(|(entry, _)| entry.display()).collect();
-    let expected =
-        ["dir/", "dir/file", "empty", &long, "link", "hard", "null", "disk", "fifo"];
+    let expected = [
+        "dir/", "dir/file", "empty", &long, "link", "hard", "null", "disk", "fifo",
+    ];
     assert_eq!(names, expected);
     assert_eq!((all[0].0.kind, all[0].0.mode), (Kind::Directory, 0o1777));
     assert_eq!(all[1].1, vec![b'x'; 700]);
     assert_eq!(all[1].0.mtime.tv_sec, 1_000_000_000);
     assert_eq!(all[3].1, b"long");
-    assert_eq!((all[4].0.kind, all[4].0.link.as_slice()), (Kind::Symlink, long.as_bytes()));
+    assert_eq!(
+        (all[4].0.kind, all[4].0.link.as_slice()),
+        (Kind::Symlink, long.as_bytes())
+    );
     assert_eq!(all[5].0.kind, Kind::Hardlink);
     assert_eq!(all[6].0.kind, Kind::Char { major: 1, minor: 3 });
     assert_eq!(all[7].0.kind, Kind::Block { major: 8, minor: 1 });
@@ -104,37 +112,85 @@ fn what_breaks_the_format_is_refused_by_name() {
         "bad-size",
         "size",
     );
-    check_refused(Tar::new().entry(b'M', "volume", "", b"", |_| {}), "volume", "type");
-    check_refused(Tar::new().entry(b'S', "sparse", "", b"", |_| {}), "sparse", "sparse");
+    check_refused(
+        Tar::new().entry(b'M', "volume", "", b"", |_| {}),
+        "volume",
+        "type",
+    );
+    check_refused(
+        Tar::new().entry(b'S', "sparse", "", b"", |_| {}),
+        "sparse",
+        "sparse",
+    );
     check_refused(
         Tar::new().pax(&[("GNU.sparse.major", b"1")]).file("s", ""),
         "PaxHeaders",
         "sparse",
     );
-    check_refused(Tar::new().pax(&[("path", b"a\0b")]).file("s", ""), "PaxHeaders", "path");
-    check_refused(Tar::new().pax(&[("uid", b"-1")]).file("s", ""), "PaxHeaders", "uid");
-    check_refused(Tar::new().pax(&[("uid", b"4294967295")]).file("s", ""), "s", "user id");
-    check_refused(Tar::new().entry(b'x', "px", "", b"5 a=b", |_| {}), "px", "malformed");
-    check_refused(Tar::new().entry(b'x', "px", "", b"99999999999999999999 a=b\n", |_| {}), "px", "");
+    check_refused(
+        Tar::new().pax(&[("path", b"a\0b")]).file("s", ""),
+        "PaxHeaders",
+        "path",
+    );
+    check_refused(
+        Tar::new().pax(&[("uid", b"-1")]).file("s", ""),
+        "PaxHeaders",
+        "uid",
+    );
+    check_refused(
+        Tar::new().pax(&[("uid", b"4294967295")]).file("s", ""),
+        "s",
+        "user id",
+    );
+    check_refused(
+        Tar::new().entry(b'x', "px", "", b"5 a=b", |_| {}),
+        "px",
+        "malformed",
+    );
+    check_refused(
+        Tar::new().entry(b'x', "px", "", b"99999999999999999999 a=b\n", |_| {}),
+        "px",
+        "",
+    );
     check_refused(Tar::new().entry(b'x', "px", "", b"3 a\n", |_| {}), "px", "");
     let mut spoiled = Tar::new().file("a", "").bytes();
     spoiled[0] = b'b';
     assert!(read(&spoiled).unwrap_err().to_string().contains("checksum"));
-    assert!(read(&[7; 2048]).unwrap_err().to_string().contains("checksum"));
+    assert!(
+        read(&[7; 2048])
+            .unwrap_err()
+            .to_string()
+            .contains("checksum")
+    );
 }
 
 #[test]
 fn limits_are_named_and_sizes_are_believed_only_within_them() {
     let many = (0..60).fold(Tar::new(), |tar, number| tar.file(&number.to_string(), ""));
     let error = read(&many.bytes()).unwrap_err();
-    assert!(matches!(error, Error::Limit { what: "the number of entries", limit: 50, .. }));
-    let giant = Tar::new().entry(b'0', "giant", "", b"", |header| header.set_size(u64::MAX >> 1));
+    assert!(matches!(
+        error,
+        Error::Limit {
+            what: "the number of entries",
+            limit: 50,
+            ..
+        }
+    ));
+    let giant = Tar::new().entry(b'0', "giant", "", b"", |header| {
+        header.set_size(u64::MAX >> 1)
+    });
     let error = read(&giant.bytes()).unwrap_err();
     assert!(matches!(&error, Error::Limit { entry, limit: 1048576, .. } if entry == "giant"));
     let name = Tar::new().entry(b'L', "l", "", b"", |header| header.set_size(1 << 40));
-    assert!(matches!(read(&name.bytes()).unwrap_err(), Error::Limit { limit: 4096, .. }));
+    assert!(matches!(
+        read(&name.bytes()).unwrap_err(),
+        Error::Limit { limit: 4096, .. }
+    ));
     let pax = Tar::new().entry(b'x', "p", "", b"", |header| header.set_size(1 << 40));
-    assert!(matches!(read(&pax.bytes()).unwrap_err(), Error::Limit { limit: 65536, .. }));
+    assert!(matches!(
+        read(&pax.bytes()).unwrap_err(),
+        Error::Limit { limit: 65536, .. }
+    ));
 }
 
 proptest::proptest! {

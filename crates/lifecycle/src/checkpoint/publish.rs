@@ -1,7 +1,7 @@
 //! After the thaw: everything else goes into the archive, and the archive gets its name.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use bundler::{ArchiveWriter, names};
@@ -79,7 +79,10 @@ fn append(writer: &mut ArchiveWriter, name: &str, bytes: &[u8]) -> Result<(), Er
 fn append_images(writer: &mut ArchiveWriter, images: &OwnedFd) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::failed("read CRIU's images", error);
     let mut found = Vec::new();
-    let directory = rustix::fs::Dir::read_from(images.as_fd()).map_err(|e| failed(e.into()))?;
+    // A detached mount's descriptor names the directory but cannot be read from.
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+    let readable = sys::fs::open_beneath(images, Path::new("."), flags).map_err(failed)?;
+    let directory = rustix::fs::Dir::new(readable).map_err(|error| failed(error.into()))?;
     for entry in directory {
         let entry = entry.map_err(|error| failed(error.into()))?;
         let name = entry.file_name().to_string_lossy().into_owned();

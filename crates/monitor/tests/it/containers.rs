@@ -138,8 +138,12 @@ fn a_container_whose_monitor_was_killed_can_be_killed_and_deleted() {
         fixture.runtime.state(&fixture.id, deadline()).unwrap(),
         None
     );
-    // A new container in the same run directory finds nothing in its way.
+    // A new container in the same run directory finds nothing in its way, and an old record is not
+    // taken for its own.
+    let old = br#"{"version":1,"code":1,"signal":null,"finished_at_ns":1,"oom_killed":false}"#;
+    write(&fixture.spec.run_dir.join("exit.json"), old);
     fixture.spawn();
+    assert_eq!(read_exit(&fixture.spec.run_dir).unwrap(), None);
 }
 
 #[test]

@@ -194,6 +194,8 @@ fn attributes_are_those_of_the_name_itself() {
             .unwrap(),
         big
     );
+    let handed_over = open_dir(dir.path()).unwrap();
+    assert_eq!(get_xattr(handed_over, name, key).unwrap().unwrap(), b"value\0");
     remove_xattr(&fd, name, key).unwrap();
     remove_xattr(&fd, name, key).unwrap();
     assert_eq!(get_xattr(&fd, name, key).unwrap(), None);

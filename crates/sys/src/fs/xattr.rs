@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::PathBuf;
 
@@ -24,8 +24,8 @@ enum Target {
     Descriptor(PathBuf),
 }
 
-fn target(dir: impl AsFd, name: &OsStr) -> io::Result<Target> {
-    let dir = dir.as_fd();
+/// The result names `dir` by its number, so it is of use only while `dir` is open.
+fn target(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Target> {
     if name.as_bytes().contains(&b'/') && dir.as_raw_fd() != CWD.as_raw_fd() {
         return Err(Errno::INVAL.into());
     }
@@ -46,6 +46,7 @@ fn target(dir: impl AsFd, name: &OsStr) -> io::Result<Target> {
 ///
 /// `EINVAL` when `name` holds a slash below a descriptor; else what llistxattr(2) returns.
 pub fn list_xattrs(dir: impl AsFd, name: &OsStr) -> io::Result<Vec<OsString>> {
+    let dir = dir.as_fd();
     let target = target(dir, name)?;
     let list = |buffer: &mut Vec<u8>| match &target {
         Target::Name(path) => rustix::fs::llistxattr(path, buffer.as_mut_slice()),
@@ -67,6 +68,7 @@ pub fn list_xattrs(dir: impl AsFd, name: &OsStr) -> io::Result<Vec<OsString>> {
 ///
 /// `EINVAL` when `name` holds a slash below a descriptor; else what lgetxattr(2) returns.
 pub fn get_xattr(dir: impl AsFd, name: &OsStr, key: &OsStr) -> io::Result<Option<Vec<u8>>> {
+    let dir = dir.as_fd();
     let target = target(dir, name)?;
     grow(|buffer: &mut Vec<u8>| match &target {
         Target::Name(path) => rustix::fs::lgetxattr(path, key, buffer.as_mut_slice()),
@@ -80,6 +82,7 @@ pub fn get_xattr(dir: impl AsFd, name: &OsStr, key: &OsStr) -> io::Result<Option
 ///
 /// `EINVAL` when `name` holds a slash below a descriptor; else what lsetxattr(2) returns.
 pub fn set_xattr(dir: impl AsFd, name: &OsStr, key: &OsStr, value: &[u8]) -> io::Result<()> {
+    let dir = dir.as_fd();
     match target(dir, name)? {
         Target::Name(path) => rustix::fs::lsetxattr(&path, key, value, XattrFlags::empty())?,
         Target::Descriptor(path) => rustix::fs::setxattr(&path, key, value, XattrFlags::empty())?,
@@ -93,6 +96,7 @@ pub fn set_xattr(dir: impl AsFd, name: &OsStr, key: &OsStr, value: &[u8]) -> io:
 ///
 /// `EINVAL` when `name` holds a slash below a descriptor; else what lremovexattr(2) returns.
 pub fn remove_xattr(dir: impl AsFd, name: &OsStr, key: &OsStr) -> io::Result<()> {
+    let dir = dir.as_fd();
     let removed = match target(dir, name)? {
         Target::Name(path) => rustix::fs::lremovexattr(&path, key),
         Target::Descriptor(path) => rustix::fs::removexattr(&path, key),

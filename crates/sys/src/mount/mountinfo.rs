@@ -61,13 +61,21 @@ pub fn mountinfo_of(pid: u32) -> io::Result<Vec<MountInfo>> {
 ///
 /// `InvalidData` for a line that is not as documented; the message quotes the line.
 pub fn parse_mountinfo(text: impl AsRef<[u8]>) -> io::Result<Vec<MountInfo>> {
-    let lines = text.as_ref().split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    lines.map(|line| parse_line(line).ok_or_else(|| malformed(line))).collect()
+    let lines = text
+        .as_ref()
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty());
+    lines
+        .map(|line| parse_line(line).ok_or_else(|| malformed(line)))
+        .collect()
 }
 
 fn malformed(line: &[u8]) -> io::Error {
     let line = String::from_utf8_lossy(line);
-    io::Error::new(io::ErrorKind::InvalidData, format!("malformed mountinfo line {line:?}"))
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!("malformed mountinfo line {line:?}"),
+    )
 }
 
 fn parse_line(line: &[u8]) -> Option<MountInfo> {
@@ -118,7 +126,11 @@ fn text(field: &[u8]) -> String {
 }
 
 fn list(field: &[u8]) -> Vec<String> {
-    field.split(|byte| *byte == b',').filter(|option| !option.is_empty()).map(text).collect()
+    field
+        .split(|byte| *byte == b',')
+        .filter(|option| !option.is_empty())
+        .map(text)
+        .collect()
 }
 
 /// Undoes `mangle()` of `fs/seq_file.c`: three octal digits after a backslash.

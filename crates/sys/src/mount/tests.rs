@@ -12,7 +12,12 @@ fn check(work: impl FnOnce(&Path) + Send) {
         Ok(())
     })
     .unwrap();
-    assert!(!mountinfo().unwrap().iter().any(|mount| mount.mount_point.starts_with(dir.path())));
+    assert!(
+        !mountinfo()
+            .unwrap()
+            .iter()
+            .any(|mount| mount.mount_point.starts_with(dir.path()))
+    );
 }
 
 fn make(dir: &Path, name: &str) -> PathBuf {
@@ -27,23 +32,37 @@ fn put(path: &Path, text: &str) {
 
 fn write(path: &Path, bytes: &[u8]) {
     use std::io::Write as _;
-    let mut file = fs::OpenOptions::new().create_new(true).write(true).open(path).unwrap();
+    let mut file = fs::OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .open(path)
+        .unwrap();
     file.write_all(bytes).unwrap();
 }
 
 fn find(path: &Path) -> MountInfo {
-    let found = mountinfo().unwrap().into_iter().filter(|mount| mount.mount_point == path);
-    found.last().expect("a mount at the path")
+    let mut found = mountinfo()
+        .unwrap()
+        .into_iter()
+        .filter(|mount| mount.mount_point == path);
+    found.next_back().expect("a mount at the path")
 }
 
 fn stack(dir: &Path, name: &str) -> [PathBuf; 3] {
     let base = make(dir, name);
-    [make(&base, "upper"), make(&base, "work"), make(&base, "merged")]
+    [
+        make(&base, "upper"),
+        make(&base, "work"),
+        make(&base, "merged"),
+    ]
 }
 
 fn check_overlay(mount: impl FnOnce(&[&Path], &Path, &Path, &Path)) -> MountInfo {
     let dir = tempfile::tempdir().unwrap();
-    let [top, bottom] = [make(dir.path(), "top:,\\ layer"), make(dir.path(), &"b".repeat(255))];
+    let [top, bottom] = [
+        make(dir.path(), "top:,\\ layer"),
+        make(dir.path(), &"b".repeat(255)),
+    ];
     put(&top.join("both"), "top");
     put(&bottom.join("both"), "bottom");
     put(&bottom.join("below"), "bottom");
@@ -70,7 +89,11 @@ fn an_overlay_shows_the_topmost_layer_and_writes_to_the_upper_directory() {
             overlay(lowers, upper, work, merged).unwrap();
         });
         assert_eq!(info.fs_type, "overlay");
-        assert!(info.super_options.iter().any(|option| option == "redirect_dir=nofollow"));
+        assert!(
+            info.super_options
+                .iter()
+                .any(|option| option == "redirect_dir=nofollow")
+        );
     });
 }
 
@@ -120,11 +143,17 @@ fn an_overlay_without_layers_or_with_a_missing_one_is_refused_and_mounts_nothing
 fn a_tmpfs_has_its_size_and_mode_and_works_before_it_is_attached() {
     check(|dir| {
         let mount = tmpfs(Some(65536), 0o1777).unwrap();
-        put(Path::new(&format!("/proc/self/fd/{}/early", mount.as_raw_fd())), "early");
+        put(
+            Path::new(&format!("/proc/self/fd/{}/early", mount.as_raw_fd())),
+            "early",
+        );
         let target = make(dir, "shm");
         attach(&mount, &target).unwrap();
         assert_eq!(fs::read_to_string(target.join("early")).unwrap(), "early");
-        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o7777, 0o1777);
+        assert_eq!(
+            fs::metadata(&target).unwrap().permissions().mode() & 0o7777,
+            0o1777
+        );
         let info = find(&target);
         assert_eq!(info.fs_type, "tmpfs");
         for option in ["nosuid", "nodev", "noexec"] {
@@ -146,7 +175,10 @@ fn binds_show_files_directories_and_with_recursion_what_is_mounted_below() {
         bind(&source, &flat, false).unwrap();
         bind(&source, &deep, true).unwrap();
         assert!(!flat.join("below/inner").exists());
-        assert_eq!(fs::read_to_string(deep.join("below/inner")).unwrap(), "inner");
+        assert_eq!(
+            fs::read_to_string(deep.join("below/inner")).unwrap(),
+            "inner"
+        );
         let target = dir.join("target");
         put(&target, "covered");
         let file = fs::File::open(source.join("file")).unwrap();
@@ -166,12 +198,23 @@ fn attributes_are_switched_on_and_recursion_reaches_the_mounts_below() {
         attach(tmpfs(None, 0o755).unwrap(), &below).unwrap();
         let target = make(dir, "target");
         bind(&source, &target, true).unwrap();
-        let read_only = Attributes { read_only: true, nosuid: true, ..Attributes::default() };
+        let read_only = Attributes {
+            read_only: true,
+            nosuid: true,
+            ..Attributes::default()
+        };
         set_flags(&target, read_only).unwrap();
         let refused = fs::create_dir(target.join("x")).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
         fs::create_dir(target.join("below/x")).unwrap();
-        set_flags(&target, Attributes { recursive: true, ..read_only }).unwrap();
+        set_flags(
+            &target,
+            Attributes {
+                recursive: true,
+                ..read_only
+            },
+        )
+        .unwrap();
         let refused = fs::create_dir(target.join("below/y")).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ReadOnlyFilesystem);
         assert!(find(&target).options.contains(&"nosuid".to_owned()));
@@ -204,7 +247,12 @@ fn a_private_mount_does_not_propagate() {
         let shared = make(dir, "shared");
         attach(tmpfs(None, 0o755).unwrap(), &shared).unwrap();
         rustix::mount::mount_change(&shared, MountPropagationFlags::SHARED).unwrap();
-        assert!(find(&shared).optional_fields.iter().any(|field| field.starts_with("shared:")));
+        assert!(
+            find(&shared)
+                .optional_fields
+                .iter()
+                .any(|field| field.starts_with("shared:"))
+        );
         make_private(&shared, false).unwrap();
         assert_eq!(find(&shared).optional_fields, Vec::<String>::new());
     });
@@ -224,15 +272,23 @@ fn mountinfo_is_read_as_the_manual_page_has_it() {
     assert_eq!(mounts[0].optional_fields, ["master:1", "shared:2"]);
     assert_eq!(mounts[0].source, "/dev/ro\\ot");
     assert_eq!(mounts[0].super_options, ["rw", "e=c"]);
-    assert_eq!(mounts[1].super_options, ["rw", "lowerdir=a:b", "upperdir=c,d"]);
+    assert_eq!(
+        mounts[1].super_options,
+        ["rw", "lowerdir=a:b", "upperdir=c,d"]
+    );
     assert_eq!(mounts[2].source, "");
     assert!(!mountinfo_of(std::process::id()).unwrap().is_empty());
 }
 
 #[test]
 fn malformed_mountinfo_names_the_line() {
-    for line in ["", "36 35", "x 35 98:0 / / rw - ext3 a rw", "36 35 98 / / rw - a b c", "1 2 3:4 / / rw shared:1"]
-    {
+    for line in [
+        "",
+        "36 35",
+        "x 35 98:0 / / rw - ext3 a rw",
+        "36 35 98 / / rw - a b c",
+        "1 2 3:4 / / rw shared:1",
+    ] {
         let result = parse_mountinfo(format!("{line}\n"));
         if line.is_empty() {
             assert_eq!(result.unwrap(), []);

@@ -8,10 +8,10 @@ use std::os::fd::OwnedFd;
 use rustix::fs::OFlags;
 
 use super::super::sparse;
-use super::{TreeWriter, reading, writing};
+use super::{TreeWriter, is_mount_point, reading, writing};
 use crate::error::Error;
 use crate::format::encode::Header;
-use crate::format::{BLOCK, round_up};
+use crate::format::{BLOCK, Time, round_up};
 
 impl<W: Write> TreeWriter<W> {
     /// Writes a regular file with its content.
@@ -24,7 +24,15 @@ impl<W: Write> TreeWriter<W> {
     ) -> Result<(), Error> {
         let failed = |error| reading(path, error);
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
-        let file = sys::fs::open_beneath_same_mount(dir, name.as_ref(), flags).map_err(failed)?;
+        let file = match sys::fs::open_beneath_same_mount(dir, name.as_ref(), flags) {
+            Ok(file) => file,
+            // Something is mounted over a file, as kubelets do with /dev/termination-log: its
+            // content is not this tree's, but the mount needs a file to go to.
+            Err(error) if is_mount_point(&error) => {
+                return self.put(&Header::file(path, 0, Time::default()), path);
+            }
+            Err(error) => return Err(failed(error)),
+        };
         let mut file = File::from(file);
         let status = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?;
         let size = u64::try_from(status.st_size).unwrap_or(0);

@@ -61,41 +61,44 @@ impl<W: Write> TreeWriter<W> {
             self.links.entry((status.st_dev, status.st_ino)).or_insert(path);
         }
         for name in found {
-            let depth = name.parent.split(|byte| *byte == b'/').count();
             let dir = self.open(&name.parent)?;
-            self.child(&dir, &name.name, &name.parent, depth)?;
+            if let Some(directory) = self.child(&dir, &name.name, &name.parent)? {
+                self.walk(directory, name.parent.split(|byte| *byte == b'/').count())?;
+            }
         }
         Ok(())
     }
 
     /// Shows every name in the tree, except `.` and `..`.
     fn scan(&self, show: &mut dyn FnMut(&Self, Name)) -> Result<(), Error> {
-        self.scan_directory(&self.open(b"")?, b"", 0, show)
-    }
-
-    fn scan_directory(
-        &self,
-        dir: &OwnedFd,
-        path: &[u8],
-        depth: usize,
-        show: &mut dyn FnMut(&Self, Name),
-    ) -> Result<(), Error> {
-        check_depth(path, depth)?;
-        for entry in Dir::read_from(dir).map_err(|error| reading(path, error.into()))? {
+        let mut stack = vec![self.list(self.open(b"")?, Vec::new())?];
+        while let Some((dir, path, entries)) = stack.last_mut() {
+            let Some(entry) = entries.read() else {
+                stack.pop();
+                continue;
+            };
             let entry = entry.map_err(|error| reading(path, error.into()))?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             if name == "." || name == ".." {
                 continue;
             }
+            let found = Name { parent: path.clone(), name: name.to_owned(), inode: entry.ino() };
+            let mut below = None;
             if entry.file_type() == FileType::Directory {
                 let child = join(path, name.as_bytes());
                 let opened = open_directory(dir, name).map_err(|error| reading(&child, error))?;
-                self.scan_directory(&opened, &child, depth + 1, show)?;
+                check_depth(&child, stack.len())?;
+                below = Some(self.list(opened, child)?);
             }
-            let name = name.to_owned();
-            show(self, Name { parent: path.to_vec(), name, inode: entry.ino() });
+            show(self, found);
+            stack.extend(below);
         }
         Ok(())
+    }
+
+    fn list(&self, dir: OwnedFd, path: Vec<u8>) -> Result<(OwnedFd, Vec<u8>, Dir), Error> {
+        let entries = Dir::read_from(&dir).map_err(|error| reading(&path, error.into()))?;
+        Ok((dir, path, entries))
     }
 
     /// Opens a directory of the tree by its path.

@@ -1,18 +1,87 @@
 //! One honest and at least one forged case for each rule.
+//!
+//! Forged sets are the honest fixtures with one edit, as a forger would make it.
 
+mod credentials;
+mod files;
 mod honest;
+mod memory;
+mod mounts;
+mod namespaces;
+mod random;
+mod seccomp;
+mod sockets;
+mod structure;
 
-use crate::testing;
-use crate::{Violation, ViolationKind};
+use crate::ViolationKind::{self, Malformed, Privilege};
+use crate::policy::{Request, check};
+use crate::proto::CoreEntry;
+use crate::{MemoryImages, testing};
 
-/// The violations of a forged set, as (kind, task, image, field).
+/// An edit of an honest set must be refused with this violation among others.
+fn refused_by(
+    request: &Request,
+    forge: impl FnOnce(&mut MemoryImages),
+    (kind, task, image, field): (ViolationKind, Option<u32>, &str, &str),
+) {
+    let mut set = testing::images("python");
+    forge(&mut set);
+    let violations = check(&set, request).expect_err("a forged set was accepted");
+    let found = violations.iter().any(|violation| {
+        (
+            violation.kind,
+            violation.task,
+            violation.image.as_str(),
+            violation.field.as_str(),
+        ) == (kind, task, image, field)
+    });
+    assert!(
+        found,
+        "no {kind:?} {task:?} {image} {field} in {violations:#?}"
+    );
+}
+
+/// The same against the request of the fixture.
 fn refused(
-    set: &crate::MemoryImages,
-    request: &super::Request,
-) -> Vec<(ViolationKind, Option<u32>, String, String)> {
-    let violations = super::check(set, request).expect_err("forged images must be refused");
-    violations
-        .into_iter()
-        .map(|Violation { kind, task, image, field, .. }| (kind, task, image, field))
-        .collect()
+    forge: impl FnOnce(&mut MemoryImages),
+    expected: (ViolationKind, Option<u32>, &str, &str),
+) {
+    refused_by(&testing::request("python"), forge, expected);
+}
+
+/// An edit of an honest set that must pass.
+fn passes(request: &Request, forge: impl FnOnce(&mut MemoryImages)) {
+    let mut set = testing::images("python");
+    forge(&mut set);
+    if let Err(violations) = check(&set, request) {
+        panic!("an honest set was refused: {violations:#?}");
+    }
+}
+
+/// Changes the core of one thread.
+fn core(set: &mut MemoryImages, tid: u32, change: impl FnOnce(&mut CoreEntry)) {
+    let mut change = Some(change);
+    testing::edit(
+        set,
+        &format!("core-{tid}.img"),
+        |cores: &mut Vec<CoreEntry>| {
+            change.take().expect("one entry")(&mut cores[0]);
+        },
+    );
+}
+
+#[test]
+fn adhoc() {
+    let Ok(dir) = std::env::var("IMGDIR") else { return };
+    let mut set = MemoryImages::default();
+    for e in std::fs::read_dir(dir).unwrap() {
+        let e = e.unwrap();
+        let n = e.file_name().into_string().unwrap();
+        if !n.ends_with(".log") { set.0.insert(n, std::fs::read(e.path()).unwrap()); }
+    }
+    let mut request = testing::request("python");
+    request.seccomp = Some(crate::seccomp::SeccompProfile::from_json(&std::fs::read_to_string(std::env::var("PROF").unwrap()).unwrap()).unwrap());
+    let t = std::time::Instant::now();
+    match check(&set, &request) { Ok(_) => println!("OK"), Err(v) => for v in v { println!("{v}") } }
+    println!("{:?}", t.elapsed());
 }

@@ -3,9 +3,9 @@
 //! Strictly, for the check: everything unknown or out of form is a violation. Leniently, for
 //! showing: what prost can read is taken, and problems are notes.
 
-use std::io::Read;
+mod entries;
 
-use prost::Message;
+use std::io::Read;
 
 use crate::image::{Entries, ImageError};
 use crate::limits::Limits;
@@ -14,7 +14,7 @@ use crate::names::ImageName;
 use crate::proto;
 use crate::source::ImageSource;
 use crate::violation::{Place, Report};
-use crate::wire::{self, FieldFault};
+use crate::wire::FieldFault;
 
 /// How unknown things are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +48,13 @@ pub(crate) fn load(
     strictness: Strictness,
     report: &mut Report,
 ) -> Images {
-    let mut loader = Loader { limits, strictness, images: Images::default(), metadata: 0, content: 0 };
+    let mut loader = Loader {
+        limits,
+        strictness,
+        images: Images::default(),
+        metadata: 0,
+        content: 0,
+    };
     let mut names = match source.list() {
         Ok(names) => names,
         Err(error) => {
@@ -125,13 +131,21 @@ impl Loader<'_> {
         let (sum, limit, what) = match image {
             ImageName::Pages(id) => {
                 self.images.pages.insert(id, size);
-                let all = self.images.pages.values().fold(0u64, |sum, size| sum.saturating_add(*size));
+                let all = self
+                    .images
+                    .pages
+                    .values()
+                    .fold(0u64, |sum, size| sum.saturating_add(*size));
                 (all, self.limits.max_page_bytes, "page images")
             }
             ImageName::TmpfsTar(_) | ImageName::TmpfsDevTar(_) => {
                 self.images.tmpfs_archives.insert(name.to_owned(), size);
                 self.content = self.content.saturating_add(size);
-                (self.content, self.limits.max_content_bytes, "content images")
+                (
+                    self.content,
+                    self.limits.max_content_bytes,
+                    "content images",
+                )
             }
             ImageName::PipesData
             | ImageName::FifoData
@@ -140,14 +154,25 @@ impl Loader<'_> {
             | ImageName::Ghost(_)
             | ImageName::IpcMsg(_) => {
                 self.content = self.content.saturating_add(size);
-                (self.content, self.limits.max_content_bytes, "content images")
+                (
+                    self.content,
+                    self.limits.max_content_bytes,
+                    "content images",
+                )
             }
             _ => {
                 if size > self.limits.max_image_bytes {
-                    return Err(format!("{size} bytes, limit is {}", self.limits.max_image_bytes));
+                    return Err(format!(
+                        "{size} bytes, limit is {}",
+                        self.limits.max_image_bytes
+                    ));
                 }
                 self.metadata = self.metadata.saturating_add(size);
-                (self.metadata, self.limits.max_metadata_bytes, "metadata images")
+                (
+                    self.metadata,
+                    self.limits.max_metadata_bytes,
+                    "metadata images",
+                )
             }
         };
         if sum > limit {
@@ -193,7 +218,10 @@ impl Loader<'_> {
 
     fn core(&mut self, id: u32, entries: &mut Entries<'_>) -> Result<(), LoadError> {
         if self.images.cores.len() >= self.limits.max_threads {
-            return Err(LoadError::Count(format!("more than {} threads", self.limits.max_threads)));
+            return Err(LoadError::Count(format!(
+                "more than {} threads",
+                self.limits.max_threads
+            )));
         }
         let core = self.one("core_entry", entries)?;
         self.images.cores.insert(id, core);
@@ -204,7 +232,8 @@ impl Loader<'_> {
     fn lists(&mut self, image: ImageName, entries: &mut Entries<'_>) -> Result<(), LoadError> {
         match image {
             ImageName::Pstree => {
-                self.images.processes = self.many("pstree_entry", entries, self.limits.max_tasks)?;
+                self.images.processes =
+                    self.many("pstree_entry", entries, self.limits.max_tasks)?;
             }
             ImageName::Fdinfo(id) => {
                 let list = self.many("fdinfo_entry", entries, self.limits.max_files)?;
@@ -243,7 +272,8 @@ impl Loader<'_> {
             }
             _ => {
                 let limit = self.limits.max_files;
-                let _unread: Vec<proto::TtyDataEntry> = self.many("tty_data_entry", entries, limit)?;
+                let _unread: Vec<proto::TtyDataEntry> =
+                    self.many("tty_data_entry", entries, limit)?;
             }
         }
         Ok(())
@@ -297,140 +327,13 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Files whose entries are followed by raw data.
-    fn contents(&mut self, image: ImageName, entries: &mut Entries<'_>) -> Result<(), LoadError> {
-        let message = image.message().unwrap_or_default();
-        match image {
-            ImageName::PipesData | ImageName::FifoData => {
-                while let Some(entry) = self.next::<proto::PipeDataEntry>(message, entries)? {
-                    entries.skip(entry.bytes.into())?;
-                }
-            }
-            ImageName::SocketQueues => {
-                while let Some(entry) = self.next::<proto::SkPacketEntry>(message, entries)? {
-                    entries.skip(entry.length.into())?;
-                    let rights = entry.scm.into_iter().flat_map(|scm| scm.rights);
-                    self.images.rights_in_flight.extend(rights);
-                }
-            }
-            ImageName::TcpStream(id) => {
-                let entry: proto::TcpStreamEntry = self.first(message, entries)?;
-                entries.skip(u64::from(entry.inq_len) + u64::from(entry.outq_len))?;
-                self.images.tcp_streams.insert(id);
-                self.end(entries)?;
-            }
-            ImageName::Ghost(id) => self.ghost(id, message, entries)?,
-            ImageName::IpcShm(_) => {
-                self.images.ipc_segments = self.many(message, entries, self.limits.max_files)?;
-            }
-            ImageName::IpcSem(_) => {
-                while let Some(entry) = self.next::<proto::IpcSemEntry>(message, entries)? {
-                    entries.skip((u64::from(entry.nsems) * 2).next_multiple_of(8))?;
-                }
-            }
-            _ => {
-                while let Some(queue) = self.next::<proto::IpcMsgEntry>(message, entries)? {
-                    for _ in 0..queue.qnum {
-                        let text: proto::IpcMsg = self.first("ipc_msg", entries)?;
-                        entries.skip(u64::from(text.msize).next_multiple_of(8))?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A deleted file: whole content, chunks, or none.
-    fn ghost(
-        &mut self,
-        id: u32,
-        message: &str,
-        entries: &mut Entries<'_>,
-    ) -> Result<(), LoadError> {
-        const FORMAT: u32 = 0o170_000;
-        const REGULAR: u32 = 0o100_000;
-        let entry: proto::GhostFileEntry = self.first(message, entries)?;
-        let size = entry.size.unwrap_or(0);
-        if entry.mode & FORMAT != REGULAR {
-            self.end(entries)?;
-        } else if entry.chunks == Some(true) {
-            while let Some(chunk) = self.next::<proto::GhostChunkEntry>("ghost_chunk_entry", entries)? {
-                if chunk.off.checked_add(chunk.len).is_none_or(|end| end > size) {
-                    return Err(LoadError::Value("off", format!("chunk ends after {size} bytes")));
-                }
-                entries.skip(chunk.len)?;
-            }
-        } else {
-            entries.skip_rest()?;
-        }
-        self.images.ghosts.insert(id, entry);
-        Ok(())
-    }
-
     fn pagemap(&mut self, entries: &mut Entries<'_>) -> Result<Pagemap, LoadError> {
         let head: proto::PagemapHead = self.first("pagemap_head", entries)?;
         let limit = usize::try_from(self.limits.max_entries).unwrap_or(usize::MAX);
         let entries = self.many("pagemap_entry", entries, limit)?;
-        Ok(Pagemap { pages_id: head.pages_id, entries })
-    }
-
-    /// The next entry, if any.
-    fn next<M: Message + Default>(
-        &self,
-        message: &str,
-        entries: &mut Entries<'_>,
-    ) -> Result<Option<M>, LoadError> {
-        let Some(bytes) = entries.next()? else { return Ok(None) };
-        if self.strictness == Strictness::Strict {
-            wire::check(message, &bytes).map_err(LoadError::Field)?;
-        }
-        M::decode(bytes.as_slice()).map(Some).map_err(|error| LoadError::Decode(error.to_string()))
-    }
-
-    /// An entry that must be there.
-    fn first<M: Message + Default>(
-        &self,
-        message: &str,
-        entries: &mut Entries<'_>,
-    ) -> Result<M, LoadError> {
-        self.next(message, entries)?
-            .ok_or_else(|| LoadError::Count(format!("holds no {message}")))
-    }
-
-    /// The only entry.
-    fn one<M: Message + Default>(
-        &self,
-        message: &str,
-        entries: &mut Entries<'_>,
-    ) -> Result<M, LoadError> {
-        let entry = self.first(message, entries)?;
-        self.end(entries)?;
-        Ok(entry)
-    }
-
-    /// All entries, at most `limit`.
-    fn many<M: Message + Default>(
-        &self,
-        message: &str,
-        entries: &mut Entries<'_>,
-        limit: usize,
-    ) -> Result<Vec<M>, LoadError> {
-        let mut all = Vec::new();
-        while let Some(entry) = self.next(message, entries)? {
-            if all.len() >= limit {
-                return Err(LoadError::Count(format!("more than {limit} entries")));
-            }
-            all.push(entry);
-        }
-        Ok(all)
-    }
-
-    /// The end of the file, when strict.
-    fn end(&self, entries: &mut Entries<'_>) -> Result<(), LoadError> {
-        let rest = entries.skip_rest()?;
-        if rest > 0 && self.strictness == Strictness::Strict {
-            return Err(LoadError::Count(format!("{rest} bytes after its last entry")));
-        }
-        Ok(())
+        Ok(Pagemap {
+            pages_id: head.pages_id,
+            entries,
+        })
     }
 }
