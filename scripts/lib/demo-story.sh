@@ -89,6 +89,16 @@ wait_count() {
     die "the container did not count to $2; its log ends: $(tail -n 2 "$1" 2>/dev/null)"
 }
 
+# wait_lines LOG N: waits until the log has N lines.
+wait_lines() {
+    local round
+    for round in $(seq 300); do
+        [ "$(wc -l <"$1" 2>/dev/null || echo 0)" -ge "$2" ] && return 0
+        sleep 0.1
+    done
+    die "the container did not write a line"
+}
+
 ip link set lo up
 mkdir -p "$dir"/{cni,logs,archives}
 plugins=/usr/lib/cni
@@ -168,8 +178,10 @@ container=$(cri create "$pod" counter "$archive")
 cri start "$container"
 took=$((($(date +%s%N) - start) / 1000000))
 log=$dir/logs/second/counter.log
-wait_count "$log" 1
-first=$(grep -o 'count [0-9]*' "$log" | head -n 1 | tr -dc 0-9)
+# The new log begins with what the archive holds of the old one.
+old=$(tar -xOf "$archive" container.log | wc -l)
+wait_lines "$log" $((old + 1))
+first=$(tail -n +$((old + 1)) "$log" | grep -o 'count [0-9]*' | head -n 1 | tr -dc 0-9)
 shows "restore took" "$took ms, container ${container:0:13}, $(cri state "$container")"
 shows "count at the freeze" "$((first - 1))"
 [ "$first" -gt "$low" ] && [ "$first" -le $((high + 1)) ] ||

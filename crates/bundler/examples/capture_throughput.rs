@@ -45,10 +45,16 @@ fn main() {
     };
     let bytes = mebibytes.parse::<u64>().unwrap() << 20;
     let has = |option: &str| options.iter().any(|given| given == option);
-    let parts = if has("split") { vec![bytes / 4, bytes - bytes / 4] } else { vec![bytes] };
+    let parts = if has("split") {
+        vec![bytes / 4, bytes - bytes / 4]
+    } else {
+        vec![bytes]
+    };
 
     let memory = sys::pipe::memfd("memory").unwrap();
-    let block: Vec<u8> = (0_u32..1 << 18).flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    let block: Vec<u8> = (0_u32..1 << 18)
+        .flat_map(|at| at.wrapping_mul(2_654_435_761).to_le_bytes())
+        .collect();
     for at in (0..bytes).step_by(1 << 20) {
         memory.write_all_at(&block, at).unwrap();
     }
@@ -71,9 +77,14 @@ fn main() {
     let begin = Instant::now();
     let mut capture = writer.capture_pages(&images, &options).unwrap();
     let criu = std::thread::scope(|scope| {
-        scope.spawn(|| play_criu(&memory, &images_path, &parts)).join().unwrap()
+        scope
+            .spawn(|| play_criu(&memory, &images_path, &parts))
+            .join()
+            .unwrap()
     });
-    let drained = capture.drained(Deadline::after(Duration::from_secs(600))).unwrap();
+    let drained = capture
+        .drained(Deadline::after(Duration::from_secs(600)))
+        .unwrap();
     let in_file = begin.elapsed();
     let (writer, entries) = capture.finish().unwrap();
     let digested = begin.elapsed();
@@ -84,8 +95,16 @@ fn main() {
     println!(
         "{} MiB in {} images, first at {}: writer {:?}; in the file {:?} ({:.2} GB/s); digested \
          {:?} ({:.2} GB/s); published {:?} ({:.2} GB/s)",
-        drained.bytes >> 20, drained.files, entries[0].offset, criu, in_file, speed(in_file),
-        digested, speed(digested), published, speed(published),
+        drained.bytes >> 20,
+        drained.files,
+        entries.first().map_or(0, |entry| entry.offset),
+        criu,
+        in_file,
+        speed(in_file),
+        digested,
+        speed(digested),
+        published,
+        speed(published),
     );
     std::fs::remove_file(&location).unwrap();
 }

@@ -188,11 +188,22 @@ impl ArchiveWriter {
 
     /// Decides which image goes first, and how much is kept for it.
     fn layout(&self, expected: &[u64]) -> Result<Layout, Error> {
-        let plain = Layout { first: None, end: self.position };
+        let plain = Layout {
+            first: None,
+            end: self.position,
+        };
         // Of equal ones the earliest: then nothing has to be moved.
-        let largest = expected.iter().enumerate().rev().max_by_key(|(_, bytes)| **bytes);
-        let Some((index, _)) = largest.filter(|(index, _)| *index > 0) else { return Ok(plain) };
-        let total = expected.iter().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+        let largest = expected
+            .iter()
+            .enumerate()
+            .rev()
+            .max_by_key(|(_, bytes)| **bytes);
+        let Some((index, _)) = largest.filter(|(index, _)| *index > 0) else {
+            return Ok(plain);
+        };
+        let total = expected
+            .iter()
+            .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
         let reserved = total.saturating_mul(2).clamp(MIN_RESERVED, MAX_RESERVED);
         let reserved = round_up(reserved, crate::format::PAGE);
         let limit = rustix::process::getrlimit(Resource::Fsize).current;
@@ -202,7 +213,10 @@ impl ArchiveWriter {
         }
         let number = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
         let data = padded_data_offset(self.position);
-        Ok(Layout { first: Some((number, data, reserved)), end: data + reserved })
+        Ok(Layout {
+            first: Some((number, data, reserved)),
+            end: data + reserved,
+        })
     }
 }
 
@@ -223,7 +237,9 @@ impl PageCapture {
             let report = match self.reports.recv_timeout(left) {
                 Ok(report) => report,
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(Error::Deadline { bytes: self.bytes() });
+                    return Err(Error::Deadline {
+                        bytes: self.bytes(),
+                    });
                 }
                 Err(RecvTimeoutError::Disconnected) => Err(Error::Cancelled),
             };
@@ -285,12 +301,23 @@ impl PageCapture {
         for index in 0..captured.len() {
             let begin = writer.position;
             let offset = padded_data_offset(begin);
-            settle::close_gap(&writer.file, captured.get_mut(index..).unwrap_or_default(), offset)?;
-            let Some(image) = captured.get(index) else { break };
+            settle::close_gap(
+                &writer.file,
+                captured.get_mut(index..).unwrap_or_default(),
+                offset,
+            )?;
+            let Some(image) = captured.get(index) else {
+                break;
+            };
             let name = names::image(&pipe_name(image.number));
             writer.write_header(&name, begin, offset, image.size)?;
             let sha256 = digests.remove(&image.number).ok_or(Error::Cancelled)?;
-            writer.record(Entry { name, size: image.size, offset, sha256 });
+            writer.record(Entry {
+                name,
+                size: image.size,
+                offset,
+                sha256,
+            });
         }
         let entries = writer.entries.get(first_new..).unwrap_or_default().to_vec();
         Ok((writer, entries))
@@ -319,6 +346,10 @@ impl Drop for PageCapture {
         if self.pump.is_some() {
             self.signal.abort();
             self.join_pump();
+        }
+        // Both threads have the file open: its space is free when they have ended.
+        if let Some(digests) = self.digests.take() {
+            digests.abandon();
         }
     }
 }

@@ -99,7 +99,10 @@ impl Error {
     }
 
     pub(crate) fn invalid(entry: impl AsRef<[u8]>, problem: Problem) -> Self {
-        Self::Invalid(Finding { entry: quoted(entry.as_ref()), problem })
+        Self::Invalid(Finding {
+            entry: quoted(entry.as_ref()),
+            problem,
+        })
     }
 }
 
@@ -214,7 +217,9 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotTar { looks_like: None } => write!(f, "not a tar archive"),
-            Self::NotTar { looks_like: Some(what) } => {
+            Self::NotTar {
+                looks_like: Some(what),
+            } => {
                 write!(f, "not an uncompressed tar archive but {what}")
             }
             Self::Truncated => write!(f, "the archive ends in the middle"),
@@ -227,12 +232,19 @@ impl fmt::Display for Problem {
             Self::Duplicate => write!(f, "the name occurs twice"),
             Self::WrongType { found } => write!(f, "a {found} is not allowed here"),
             Self::TooManyEntries { limit } => write!(f, "more than {limit} entries"),
-            Self::TooLarge { size_bytes, limit_bytes } => {
+            Self::TooLarge {
+                size_bytes,
+                limit_bytes,
+            } => {
                 write!(f, "{size_bytes} bytes where {limit_bytes} are allowed")
             }
             Self::Missing => write!(f, "the entry is missing"),
             Self::NotInManifest => write!(f, "the manifest does not list it"),
-            Self::Differs { what, expected, found } => {
+            Self::Differs {
+                what,
+                expected,
+                found,
+            } => {
                 write!(f, "its {what} is {found}, the manifest says {expected}")
             }
             Self::Digest => write!(f, "the content does not match its digest"),

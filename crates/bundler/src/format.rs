@@ -14,6 +14,9 @@
 
 pub(crate) mod decode;
 pub(crate) mod encode;
+mod numbers;
+pub(crate) mod records;
+pub(crate) mod source;
 
 /// Size of a header, and the unit of everything.
 pub(crate) const BLOCK: u64 = 512;
@@ -23,6 +26,9 @@ pub(crate) const BLOCK_LEN: usize = 512;
 pub(crate) const PAGE: u64 = 4096;
 /// Key of the pax record that holds an extended attribute.
 pub(crate) const XATTR_PREFIX: &[u8] = b"SCHILY.xattr.";
+
+/// Keys and values of pax records.
+pub(crate) type Records = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

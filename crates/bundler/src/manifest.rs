@@ -182,12 +182,16 @@ impl Manifest {
                 manifest.format_version
             ));
         }
-        if manifest.format_minor <= FORMAT_MINOR {
+        let newer = manifest.format_minor > FORMAT_MINOR;
+        if !newer {
             // Written again it has every key of this version: one that is missing there is unknown.
             let given: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
             let known = serde_json::to_value(&manifest).map_err(|error| error.to_string())?;
             if let Some(key) = unknown_key(&given, &known) {
-                return Err(format!("unknown key {}", crate::error::quoted(key.as_bytes())));
+                return Err(format!(
+                    "unknown key {}",
+                    crate::error::quoted(key.as_bytes())
+                ));
             }
         }
         Ok(manifest)
@@ -218,9 +222,10 @@ fn unknown_key(given: &Value, known: &Value) -> Option<String> {
                 Some(known) => unknown_key(value, known),
             })
         }
-        (Value::Array(given), Value::Array(known)) => {
-            given.iter().zip(known).find_map(|(given, known)| unknown_key(given, known))
-        }
+        (Value::Array(given), Value::Array(known)) => given
+            .iter()
+            .zip(known)
+            .find_map(|(given, known)| unknown_key(given, known)),
         _ => None,
     }
 }
@@ -238,8 +243,13 @@ mod tests {
             ..Manifest::default()
         };
         manifest.container.image.reference = "registry/name@sha256:00".to_owned();
-        manifest.entries.push(Entry { name: "spec.dump".to_owned(), ..Entry::default() });
-        manifest.options.insert("tcp_close".to_owned(), "true".to_owned());
+        manifest.entries.push(Entry {
+            name: "spec.dump".to_owned(),
+            ..Entry::default()
+        });
+        manifest
+            .options
+            .insert("tcp_close".to_owned(), "true".to_owned());
         manifest
     }
 
@@ -248,7 +258,10 @@ mod tests {
         let bytes = sample().to_bytes().unwrap();
         assert_eq!(Manifest::parse(&bytes).unwrap(), sample());
         let text = String::from_utf8(bytes).unwrap();
-        assert!(text.contains("\"ref\": \"registry/name@sha256:00\""), "{text}");
+        assert!(
+            text.contains("\"ref\": \"registry/name@sha256:00\""),
+            "{text}"
+        );
     }
 
     #[test]
@@ -264,12 +277,21 @@ mod tests {
         assert!(with("name", 0).unwrap_err().contains("invalid type"));
         let mut value = serde_json::to_value(sample()).unwrap();
         value["entries"][0]["mode"] = 7.into();
-        assert_eq!(Manifest::parse(value.to_string().as_bytes()).unwrap_err(), "unknown key mode");
+        assert_eq!(
+            Manifest::parse(value.to_string().as_bytes()).unwrap_err(),
+            "unknown key mode"
+        );
     }
 
     #[test]
     fn other_major_versions_and_rubbish_are_refused() {
-        for text in ["{}", "{\"format_version\":2}", "[]", "nul", "{\"format_version\":-1}"] {
+        for text in [
+            "{}",
+            "{\"format_version\":2}",
+            "[]",
+            "nul",
+            "{\"format_version\":-1}",
+        ] {
             Manifest::parse(text.as_bytes()).unwrap_err();
         }
         let deep = format!("{{\"format_version\":1,\"x\":{}", "[".repeat(100_000));
@@ -277,6 +299,12 @@ mod tests {
         let large = vec![b' '; 16 << 20 | 1];
         assert!(Manifest::parse(&large).unwrap_err().contains("larger"));
         let minimal = Manifest::parse(b"{\"format_version\":1}").unwrap();
-        assert_eq!(minimal, Manifest { format_version: 1, ..Manifest::default() });
+        assert_eq!(
+            minimal,
+            Manifest {
+                format_version: 1,
+                ..Manifest::default()
+            }
+        );
     }
 }

@@ -66,7 +66,9 @@ pub fn image(file_name: &str) -> String {
 /// The number N when `name` is `checkpoint/pages-N.img`.
 #[must_use]
 pub fn page_image_number(name: &str) -> Option<u32> {
-    let digits = name.strip_prefix("checkpoint/pages-")?.strip_suffix(".img")?;
+    let digits = name
+        .strip_prefix("checkpoint/pages-")?
+        .strip_suffix(".img")?;
     let plain = !digits.starts_with(['0', '+']) && digits.len() <= 9;
     if plain { digits.parse().ok() } else { None }
 }
@@ -80,12 +82,18 @@ pub fn is_known_file(name: &str) -> bool {
     if let Some(image) = name.strip_prefix(CHECKPOINT_DIRECTORY) {
         return image == "descriptors.json"
             || image == "stats-dump"
-            || image.strip_suffix(".img").is_some_and(|stem| !stem.is_empty());
+            || image
+                .strip_suffix(".img")
+                .is_some_and(|stem| !stem.is_empty());
     }
     if let Some(volume) = name.strip_prefix("volumes/") {
-        return volume.strip_suffix(".tar").is_some_and(|stem| !stem.is_empty());
+        return volume
+            .strip_suffix(".tar")
+            .is_some_and(|stem| !stem.is_empty());
     }
-    let tmpfs = name.strip_prefix("tmpfs-").and_then(|rest| rest.strip_suffix(".tar"));
+    let tmpfs = name
+        .strip_prefix("tmpfs-")
+        .and_then(|rest| rest.strip_suffix(".tar"));
     ROOT_NAMES.contains(&name)
         || tmpfs.is_some_and(|digits| {
             !digits.is_empty() && digits.len() <= 5 && digits.bytes().all(|b| b.is_ascii_digit())
@@ -95,7 +103,10 @@ pub fn is_known_file(name: &str) -> bool {
 /// Whether a directory of an archive can have this name (with or without the slash at its end).
 #[must_use]
 pub fn is_known_directory(name: &str) -> bool {
-    matches!(name.strip_suffix('/').unwrap_or(name), "checkpoint" | "volumes")
+    matches!(
+        name.strip_suffix('/').unwrap_or(name),
+        "checkpoint" | "volumes"
+    )
 }
 
 /// At most one slash, parts of letters, digits, `.`, `_`, `-`, `@`, `+`, `:` and `=`; no empty
@@ -116,18 +127,40 @@ mod tests {
 
     #[test]
     fn names_are_known_or_refused() {
-        for name in ["config.dump", "checkpoint/core-1.img", "tmpfs-12.tar", "volumes/a_b.tar"] {
+        for name in [
+            "config.dump",
+            "checkpoint/core-1.img",
+            "tmpfs-12.tar",
+            "volumes/a_b.tar",
+        ] {
             assert!(is_known_file(name), "{name}");
         }
         for name in [
-            "", "/config.dump", "./config.dump", "../config.dump", "checkpoint", "checkpoint/",
-            "checkpoint/.img", "checkpoint/../x.img", "checkpoint/a/b.img", "checkpoint/x",
-            "tmpfs-.tar", "tmpfs-1x.tar", "volumes/.tar", "Config.dump", "config.dump\0", "evil",
-            "checkpoint/a\nb.img", "config.dump/",
+            "",
+            "/config.dump",
+            "./config.dump",
+            "../config.dump",
+            "checkpoint",
+            "checkpoint/",
+            "checkpoint/.img",
+            "checkpoint/../x.img",
+            "checkpoint/a/b.img",
+            "checkpoint/x",
+            "tmpfs-.tar",
+            "tmpfs-1x.tar",
+            "volumes/.tar",
+            "Config.dump",
+            "config.dump\0",
+            "evil",
+            "checkpoint/a\nb.img",
+            "config.dump/",
         ] {
             assert!(!is_known_file(name), "{name}");
         }
-        assert!(!is_known_file(&format!("checkpoint/{}.img", "a".repeat(300))));
+        assert!(!is_known_file(&format!(
+            "checkpoint/{}.img",
+            "a".repeat(300)
+        )));
         assert!(is_known_directory("checkpoint") && is_known_directory("checkpoint/"));
         assert!(!is_known_directory("checkpoint//") && !is_known_directory("./checkpoint/"));
     }
@@ -135,7 +168,11 @@ mod tests {
     #[test]
     fn page_images_are_told_by_their_number() {
         assert_eq!(page_image_number("checkpoint/pages-12.img"), Some(12));
-        for name in ["pages-1.img", "checkpoint/pages-.img", "checkpoint/pages-01.img"] {
+        for name in [
+            "pages-1.img",
+            "checkpoint/pages-.img",
+            "checkpoint/pages-01.img",
+        ] {
             assert_eq!(page_image_number(name), None, "{name}");
         }
     }

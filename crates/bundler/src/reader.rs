@@ -16,7 +16,7 @@ use std::os::fd::AsFd;
 
 use crate::error::{Error, Finding, Problem};
 use crate::format::PAGE;
-use crate::format::decode::FileRange;
+use crate::format::source::FileRange;
 use crate::manifest::{MAX_MANIFEST_BYTES, Manifest};
 use crate::names;
 
@@ -38,7 +38,11 @@ pub struct ReadLimits {
 
 impl Default for ReadLimits {
     fn default() -> Self {
-        Self { entries: 200_000, large_bytes: 1 << 42, small_bytes: 1 << 30 }
+        Self {
+            entries: 200_000,
+            large_bytes: 1 << 42,
+            small_bytes: 1 << 30,
+        }
     }
 }
 
@@ -102,16 +106,19 @@ impl Archive {
         if let Some(finding) = first {
             return Err(finding.into());
         }
-        let mut archive =
-            Self { file, index: HashMap::new(), entries: scanned.entries, manifest: None };
+        let mut archive = Self {
+            file,
+            index: HashMap::new(),
+            entries: scanned.entries,
+            manifest: None,
+        };
         for (index, (name, _)) in archive.entries.iter().enumerate() {
             archive.index.insert(name.clone(), index);
         }
         if archive.location(names::MANIFEST).is_some() {
             let bytes = archive.read_small(names::MANIFEST, MAX_MANIFEST_BYTES)?;
-            let manifest = Manifest::parse(&bytes).map_err(|reason| {
-                Error::invalid(names::MANIFEST, Problem::Manifest { reason })
-            })?;
+            let manifest = Manifest::parse(&bytes)
+                .map_err(|reason| Error::invalid(names::MANIFEST, Problem::Manifest { reason }))?;
             archive.manifest = Some(manifest);
         }
         Ok(archive)
@@ -125,13 +132,18 @@ impl Archive {
 
     /// Names and places of all entries that are regular files, in the order of the file.
     pub fn entries(&self) -> impl Iterator<Item = (&str, Location)> {
-        self.entries.iter().map(|(name, location)| (name.as_str(), *location))
+        self.entries
+            .iter()
+            .map(|(name, location)| (name.as_str(), *location))
     }
 
     /// Where the data of an entry lies, `None` when there is no such entry.
     #[must_use]
     pub fn location(&self, name: &str) -> Option<Location> {
-        self.index.get(name).and_then(|index| self.entries.get(*index)).map(|(_, at)| *at)
+        self.index
+            .get(name)
+            .and_then(|index| self.entries.get(*index))
+            .map(|(_, at)| *at)
     }
 
     /// Whether the data of this entry begins at byte 4096 exactly, so that CRIU can read it from
@@ -156,7 +168,10 @@ impl Archive {
     pub fn read_small(&self, name: &str, max_bytes: u64) -> Result<Vec<u8>, Error> {
         let at = self.find(name)?;
         if at.size > max_bytes {
-            let problem = Problem::TooLarge { size_bytes: at.size, limit_bytes: max_bytes };
+            let problem = Problem::TooLarge {
+                size_bytes: at.size,
+                limit_bytes: max_bytes,
+            };
             return Err(Error::invalid(name, problem));
         }
         let mut bytes = Vec::new();
@@ -177,7 +192,11 @@ impl Archive {
     /// [`Error::Missing`].
     pub fn reader(&self, name: &str) -> Result<EntryReader<'_>, Error> {
         let Location { offset, size } = self.find(name)?;
-        Ok(EntryReader(FileRange { file: &self.file, at: offset, end: offset + size }))
+        Ok(EntryReader(FileRange {
+            file: &self.file,
+            at: offset,
+            end: offset + size,
+        }))
     }
 
     /// Copies an entry to the new file `file_name` (mode 0600) in `dir`, sharing the blocks where
@@ -199,9 +218,17 @@ impl Archive {
         if shared {
             io::Seek::seek(&mut out, io::SeekFrom::Start(done)).map_err(failed)?;
         }
-        let mut rest = FileRange { file: &self.file, at: offset + done, end: offset + size };
+        let mut rest = FileRange {
+            file: &self.file,
+            at: offset + done,
+            end: offset + size,
+        };
         let copied = copy(&mut rest, &mut out).map_err(failed)?;
-        if done + copied == size { Ok(()) } else { Err(Error::invalid(name, Problem::Truncated)) }
+        if done + copied == size {
+            Ok(())
+        } else {
+            Err(Error::invalid(name, Problem::Truncated))
+        }
     }
 
     /// Gives the archive one more name: `file_name` in `dir`, on the same filesystem. This is how
@@ -217,7 +244,9 @@ impl Archive {
     }
 
     fn find(&self, name: &str) -> Result<Location, Error> {
-        self.location(name).ok_or_else(|| Error::Missing { name: name.to_owned() })
+        self.location(name).ok_or_else(|| Error::Missing {
+            name: name.to_owned(),
+        })
     }
 
     /// Reads every entry and compares it with the manifest, [`Self::verify_with`] everything.

@@ -58,11 +58,15 @@ impl Spool {
 
     /// Moves to disk when `more` bytes would be too many for memory.
     fn make_room(&mut self, more: usize) -> io::Result<()> {
-        let after = self.length.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+        let after = self
+            .length
+            .saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
         if after <= IN_MEMORY_BYTES {
             return Ok(());
         }
-        let Some(directory) = self.directory.take() else { return Ok(()) };
+        let Some(directory) = self.directory.take() else {
+            return Ok(());
+        };
         let mut on_disk = sys::fs::create_unnamed(&directory, 0o600)?;
         self.file.seek(SeekFrom::Start(0))?;
         let moved = io::copy(&mut (&mut self.file).take(self.length), &mut on_disk)?;
@@ -98,7 +102,7 @@ mod tests {
         for length in [0, 5, 8 << 20, (8 << 20) + 1, 20 << 20] {
             let mut spool = Spool::new(&fd).unwrap();
             assert!(spool.is_empty());
-            let content: Vec<u8> = (0..length).map(|at: usize| (at % 251) as u8).collect();
+            let content: Vec<u8> = (0..=250).cycle().take(length).collect();
             for part in content.chunks(1 << 20) {
                 spool.write_all(part).unwrap();
             }

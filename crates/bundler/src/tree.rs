@@ -18,12 +18,14 @@ use std::path::{Path, PathBuf};
 use crate::error::Error;
 
 mod apply;
+mod paths;
 mod place;
+mod report;
 mod sparse;
 mod walk;
 
-pub use apply::{ApplyReport, Devices, Limits};
-pub use walk::{CaptureReport, Skipped, TreeWriter};
+pub use report::{ApplyReport, CaptureReport, Devices, Limits, Skipped};
+pub use walk::TreeWriter;
 
 pub(crate) use apply::apply;
 

@@ -7,24 +7,24 @@
 //!     finish(manifest) ──▶ CompleteArchive ──publish──▶ the name exists
 //! ```
 //! Until it is published the file is called `.NAME.tmp-RANDOM`; every state above removes it when
-//! it is dropped, and [`remove_unfinished`] removes what a crash has left.
+//! it is dropped, and [`crate::remove_unfinished`] removes what a crash has left.
 
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{AtFlags, Dir, FileType, OFlags};
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
 use crate::error::Error;
 use crate::format::encode::Header;
 use crate::format::{BLOCK, Kind, PAGE, Time, round_up};
+use crate::location::open_parent;
 use crate::manifest::{Entry, FORMAT_MINOR, FORMAT_VERSION, Manifest};
 use crate::names;
 
@@ -76,15 +76,25 @@ impl ArchiveWriter {
         let (directory, name) = open_parent(location)?;
         match rustix::fs::statat(&directory, &*name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => {}
-            Ok(_) => return Err(Error::Exists { path: location.to_owned() }),
+            Ok(_) => {
+                return Err(Error::Exists {
+                    path: location.to_owned(),
+                });
+            }
             Err(error) => return Err(Error::io("look for the archive's name", error.into())),
         }
         let begin = |error| Error::io("make the archive's temporary file", error);
         let temporary = sys::fs::temporary_name(&name).map_err(begin)?;
         let file = sys::fs::create_new(&directory, &temporary, 0o600).map_err(begin)?;
-        let target =
-            Target { directory, path: location.to_owned(), name, temporary: Some(temporary) };
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let target = Target {
+            directory,
+            path: location.to_owned(),
+            name,
+            temporary: Some(temporary),
+        };
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let seconds = i64::try_from(since.as_secs()).unwrap_or(0);
         let mut writer = Self {
             target,
@@ -92,7 +102,10 @@ impl ArchiveWriter {
             position: 0,
             entries: Vec::new(),
             names: HashSet::new(),
-            mtime: Time { seconds, nanoseconds: 0 },
+            mtime: Time {
+                seconds,
+                nanoseconds: 0,
+            },
         };
         writer.directory_entry()?;
         Ok(writer)
@@ -137,20 +150,34 @@ impl ArchiveWriter {
         let manifest = Manifest {
             format_version: FORMAT_VERSION,
             format_minor: FORMAT_MINOR,
-            page_bytes: self.entries.iter().filter(is_page_image).map(|entry| entry.size).sum(),
+            page_bytes: self
+                .entries
+                .iter()
+                .filter(is_page_image)
+                .map(|entry| entry.size)
+                .sum(),
             entries: self.entries.clone(),
             ..base
         };
         let name = names::MANIFEST.to_owned();
-        let bytes = manifest
-            .to_bytes()
-            .map_err(|_| Error::Name { name, reason: "it would be larger than 16 MiB" })?;
+        let bytes = manifest.to_bytes().map_err(|_| Error::Name {
+            name,
+            reason: "it would be larger than 16 MiB",
+        })?;
         self.append_unchecked(names::MANIFEST, bytes.as_slice())?;
         // What a failed append left behind the end goes away, and the end marker is a hole.
         let size = self.position + 2 * BLOCK;
-        let cut = self.file.set_len(self.position).and_then(|()| self.file.set_len(size));
+        let cut = self
+            .file
+            .set_len(self.position)
+            .and_then(|()| self.file.set_len(size));
         cut.map_err(|error| Error::io("end the archive", error))?;
-        Ok(CompleteArchive { target: self.target, file: self.file, manifest, size })
+        Ok(CompleteArchive {
+            target: self.target,
+            file: self.file,
+            manifest,
+            size,
+        })
     }
 
     fn check_name(&self, name: &str) -> Result<(), Error> {
@@ -161,16 +188,28 @@ impl ArchiveWriter {
         } else {
             return Ok(());
         };
-        Err(Error::Name { name: name.to_owned(), reason })
+        Err(Error::Name {
+            name: name.to_owned(),
+            reason,
+        })
     }
 
     fn append_unchecked(&mut self, name: &str, reader: impl Read) -> Result<Entry, Error> {
         let begin = self.position;
         let padded = names::page_image_number(name).is_some();
-        let offset = if padded { padded_data_offset(begin) } else { begin + BLOCK };
+        let offset = if padded {
+            padded_data_offset(begin)
+        } else {
+            begin + BLOCK
+        };
         let (size, sha256) = self.copy(name, reader, offset)?;
         self.write_header(name, begin, offset, size)?;
-        let entry = Entry { name: name.to_owned(), size, offset, sha256 };
+        let entry = Entry {
+            name: name.to_owned(),
+            size,
+            offset,
+            sha256,
+        };
         self.record(entry.clone());
         Ok(entry)
     }
@@ -190,7 +229,9 @@ impl ArchiveWriter {
             };
             let part = buffer.get(..read).unwrap_or_default();
             digest.update(part);
-            self.file.write_all_at(part, offset + size).map_err(failed)?;
+            self.file
+                .write_all_at(part, offset + size)
+                .map_err(failed)?;
             size += u64::try_from(read).unwrap_or(0);
         }
     }
@@ -207,17 +248,21 @@ impl ArchiveWriter {
         let bytes = if offset - begin == BLOCK {
             header.block().to_vec()
         } else {
-            header.encode_padded(offset - begin).ok_or_else(|| Error::Name {
-                name: name.to_owned(),
-                reason: "its header does not fit",
-            })?
+            header
+                .encode_padded(offset - begin)
+                .ok_or_else(|| Error::Name {
+                    name: name.to_owned(),
+                    reason: "its header does not fit",
+                })?
         };
         let failed = |error| Error::io(format!("write the header of {name}"), error);
         self.file.write_all_at(&bytes, begin).map_err(failed)?;
         // The padding after the data may hold what a failed append left there.
         let end = offset + size;
         let padding = usize::try_from(round_up(end, BLOCK) - end).unwrap_or(0);
-        self.file.write_all_at(&vec![0; padding], end).map_err(failed)
+        self.file
+            .write_all_at(&vec![0; padding], end)
+            .map_err(failed)
     }
 
     /// Adds an entry that is in the file now.
@@ -272,86 +317,25 @@ impl CompleteArchive {
     ///
     /// [`Error::Exists`] when somebody took the name meanwhile; [`Error::NoSpace`]; [`Error::Io`].
     pub fn publish(mut self) -> Result<Manifest, Error> {
-        self.file.sync_all().map_err(|error| Error::io("sync the archive", error))?;
-        let Some(temporary) = self.target.temporary.take() else { return Ok(self.manifest) };
+        self.file
+            .sync_all()
+            .map_err(|error| Error::io("sync the archive", error))?;
+        let Some(temporary) = self.target.temporary.take() else {
+            return Ok(self.manifest);
+        };
         let directory = &self.target.directory;
         let renamed =
             sys::fs::rename_noreplace(directory, &temporary, directory, &self.target.name);
         if let Err(error) = renamed {
             self.target.temporary = Some(temporary);
             return Err(match error.kind() {
-                io::ErrorKind::AlreadyExists => Error::Exists { path: self.target.path.clone() },
+                io::ErrorKind::AlreadyExists => Error::Exists {
+                    path: self.target.path.clone(),
+                },
                 _ => Error::io("give the archive its name", error),
             });
         }
         sys::fs::sync_dir(directory).map_err(|error| Error::io("sync the directory", error))?;
         Ok(self.manifest)
     }
-}
-
-/// Removes temporary files of an archive `location` that was never finished; returns how many.
-///
-/// For recovery after a crash, when nobody writes to that location.
-///
-/// # Errors
-///
-/// [`Error::Location`] as for [`ArchiveWriter::create`], but a directory that does not exist is
-/// fine; [`Error::Io`].
-pub fn remove_unfinished(location: &Path) -> Result<usize, Error> {
-    let failed = |error: Errno| Error::io("remove an unfinished archive", error.into());
-    let (directory, name) = match open_parent(location) {
-        Err(Error::Location { source: Some(error), .. })
-            if error.kind() == io::ErrorKind::NotFound =>
-        {
-            return Ok(0);
-        }
-        other => other?,
-    };
-    let example = sys::fs::temporary_name(&name)
-        .map_err(|error| Error::io("remove an unfinished archive", error))?;
-    let random = example.rfind('-').map_or(0, |at| at + 1);
-    let prefix = example.get(..random).unwrap_or_default().as_bytes();
-    let mut found = Vec::new();
-    for entry in Dir::read_from(&directory).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name().to_bytes();
-        let digits = name.strip_prefix(prefix).unwrap_or_default();
-        if digits.len() == example.len() - random && digits.iter().all(u8::is_ascii_hexdigit) {
-            found.push(entry.file_name().to_owned());
-        }
-    }
-    let mut removed = 0;
-    for name in found {
-        let status = rustix::fs::statat(&directory, &*name, AtFlags::SYMLINK_NOFOLLOW);
-        let status = status.map_err(failed)?;
-        if FileType::from_raw_mode(status.st_mode).is_file() {
-            rustix::fs::unlinkat(&directory, &*name, AtFlags::empty()).map_err(failed)?;
-            removed += 1;
-        }
-    }
-    Ok(removed)
-}
-
-/// Opens the directory of `location` without following links, and returns the name in it.
-fn open_parent(location: &Path) -> Result<(OwnedFd, String), Error> {
-    let refuse = |reason, source| Error::Location { path: location.to_owned(), reason, source };
-    if !location.is_absolute() {
-        return Err(refuse("the path is not absolute", None));
-    }
-    let name = location.file_name().and_then(|name| name.to_str());
-    let slash_at_end = location.as_os_str().as_bytes().ends_with(b"/");
-    let (Some(name), Some(parent), false) = (name, location.parent(), slash_at_end) else {
-        return Err(refuse("the path has no file name, or none in UTF-8", None));
-    };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-    let directory = sys::fs::open_no_symlinks(parent, flags).map_err(|error| {
-        let reason = match Errno::from_io_error(&error) {
-            Some(Errno::NOENT) => "its directory does not exist",
-            Some(Errno::LOOP) => "a link leads to its directory",
-            Some(Errno::NOTDIR) => "its parent is not a directory",
-            _ => "its directory cannot be opened",
-        };
-        refuse(reason, Some(error))
-    })?;
-    Ok((directory, name.to_owned()))
 }

@@ -1,6 +1,9 @@
 //! Memory through named pipes into archives, with a thread that plays CRIU.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
-#![expect(clippy::disallowed_methods, reason = "GNU tar and Python are asked for their opinion")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "GNU tar and Python are asked for their opinion"
+)]
 
 mod common;
 
@@ -26,7 +29,11 @@ fn archive(
     sink: Sink,
 ) -> (Vec<bundler::Entry>, Manifest) {
     let images = Images::new();
-    let options = CaptureOptions { max_files: 5, expected, sink };
+    let options = CaptureOptions {
+        max_files: 5,
+        expected,
+        sink,
+    };
     let writer = ArchiveWriter::create(location).unwrap();
     let mut capture = writer.capture_pages(&images.fd, &options).unwrap();
     std::thread::scope(|scope| {
@@ -35,21 +42,34 @@ fn archive(
     let drained = capture.drained(soon()).unwrap();
     let with_pipe = contents.iter().take(5);
     assert_eq!(drained.files, contents.len().min(5));
-    assert_eq!(drained.bytes, with_pipe.map(|content| content.len() as u64).sum::<u64>());
+    assert_eq!(
+        drained.bytes,
+        with_pipe.map(|content| content.len() as u64).sum::<u64>()
+    );
     let (mut writer, entries) = capture.finish().unwrap();
     // What had no pipe is a plain file, and nothing else is left.
     for name in names(&images.path) {
         let file = File::open(images.path.join(&name)).unwrap();
-        writer.append_reader(&bundler::names::image(&name), file).unwrap();
+        writer
+            .append_reader(&bundler::names::image(&name), file)
+            .unwrap();
     }
-    writer.append_bytes("checkpoint/inventory.img", b"inventory").unwrap();
+    writer
+        .append_bytes("checkpoint/inventory.img", b"inventory")
+        .unwrap();
     writer.append_bytes("config.dump", b"{}").unwrap();
-    let base = Manifest { criu_version: "4.2".to_owned(), ..Manifest::default() };
+    let base = Manifest {
+        criu_version: "4.2".to_owned(),
+        ..Manifest::default()
+    };
     let complete = writer.finish(base).unwrap();
     let size = complete.size_bytes();
     let manifest = complete.publish().unwrap();
     assert_eq!(location.metadata().unwrap().len(), size);
-    assert_eq!(location.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(
+        location.metadata().unwrap().permissions().mode() & 0o7777,
+        0o600
+    );
     (entries, manifest)
 }
 
@@ -59,23 +79,48 @@ fn check_content(location: &Path, contents: &[Vec<u8>], manifest: &Manifest) {
     for (index, content) in contents.iter().enumerate() {
         let name = format!("checkpoint/pages-{}.img", index + 1);
         let read = archive.read_small(&name, u64::MAX).unwrap();
-        assert!(&read == content, "{name} has {} of {} bytes", read.len(), content.len());
+        assert!(
+            &read == content,
+            "{name} has {} of {} bytes",
+            read.len(),
+            content.len()
+        );
         assert_eq!(archive.location(&name).unwrap().offset % 4096, 0);
-        let entry = manifest.entries.iter().find(|entry| entry.name == name).unwrap();
+        let entry = manifest
+            .entries
+            .iter()
+            .find(|entry| entry.name == name)
+            .unwrap();
         assert_eq!(entry.sha256, hex::encode(Sha256::digest(content)));
     }
     let file = File::open(location).unwrap();
-    assert_eq!(findings(file, &bundler::ReadLimits::default(), &mut |_| {}).unwrap(), []);
+    assert_eq!(
+        findings(file, &bundler::ReadLimits::default(), &mut |_| {}).unwrap(),
+        []
+    );
 }
 
 /// GNU tar and Python list the same names and sizes.
 fn check_listing(location: &Path, manifest: &Manifest) {
     let mut expected: Vec<(String, u64)> = vec![("checkpoint/".to_owned(), 0)];
-    expected.extend(manifest.entries.iter().map(|entry| (entry.name.clone(), entry.size)));
+    expected.extend(
+        manifest
+            .entries
+            .iter()
+            .map(|entry| (entry.name.clone(), entry.size)),
+    );
     let own_size = std::fs::read(location).unwrap().len();
 
-    let listed = Command::new("tar").arg("-tvf").arg(location).output().unwrap();
-    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let listed = Command::new("tar")
+        .arg("-tvf")
+        .arg(location)
+        .output()
+        .unwrap();
+    assert!(
+        listed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&listed.stderr)
+    );
     assert_eq!(String::from_utf8(listed.stderr).unwrap(), "");
     let text = String::from_utf8(listed.stdout).unwrap();
     let mut lines: Vec<(String, u64)> = text
@@ -85,8 +130,11 @@ fn check_listing(location: &Path, manifest: &Manifest) {
             (fields[5].to_owned(), fields[2].parse().unwrap())
         })
         .collect();
-    assert!(text.lines().all(|line| line.starts_with("-rw------- root/root")
-        || line.starts_with("drwx------ root/root")));
+    assert!(
+        text.lines()
+            .all(|line| line.starts_with("-rw------- root/root")
+                || line.starts_with("drwx------ root/root"))
+    );
     let (last, size) = lines.pop().unwrap();
     assert_eq!(last, "manifest.json");
     assert!(size > 0 && size < own_size as u64);
@@ -94,12 +142,23 @@ fn check_listing(location: &Path, manifest: &Manifest) {
 
     let script = "import sys, tarfile\n\
                   for m in tarfile.open(sys.argv[1]): print(m.name, m.size, m.offset_data)";
-    let listed = Command::new("python3").args(["-c", script]).arg(location).output().unwrap();
-    assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let listed = Command::new("python3")
+        .args(["-c", script])
+        .arg(location)
+        .output()
+        .unwrap();
+    assert!(
+        listed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&listed.stderr)
+    );
     let text = String::from_utf8(listed.stdout).unwrap();
     for entry in &manifest.entries {
         let line = format!("{} {} {}", entry.name, entry.size, entry.offset);
-        assert!(text.lines().any(|listed| listed == line), "{line} is not in\n{text}");
+        assert!(
+            text.lines().any(|listed| listed == line),
+            "{line} is not in\n{text}"
+        );
     }
 }
 
@@ -110,7 +169,9 @@ fn check_unpacked(location: &Path, contents: &[Vec<u8>]) {
     unpack.arg("-xf").arg(location).arg("-C").arg(target.path());
     assert!(unpack.status().unwrap().success());
     for (index, content) in contents.iter().enumerate() {
-        let path = target.path().join(format!("checkpoint/pages-{}.img", index + 1));
+        let path = target
+            .path()
+            .join(format!("checkpoint/pages-{}.img", index + 1));
         assert!(&std::fs::read(path).unwrap() == content);
     }
 }
@@ -120,8 +181,11 @@ fn page_images_of_any_size_arrive_and_other_tars_read_them() {
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     let location = directory.path().join("a.tar");
     let sizes = [3_000_000, 1, 0, 4096 * 700, 511, 12_345];
-    let contents: Vec<Vec<u8>> =
-        sizes.iter().zip(1..).map(|(size, seed)| noise(*size, seed)).collect();
+    let contents: Vec<Vec<u8>> = sizes
+        .iter()
+        .zip(1..)
+        .map(|(size, seed)| noise(*size, seed))
+        .collect();
     let (entries, manifest) = archive(&location, &contents, &[], Sink::Buffered);
     assert_eq!(entries.len(), 5, "the sixth image had no pipe");
     assert_eq!(entries[0].offset, 4096);
@@ -134,7 +198,12 @@ fn page_images_of_any_size_arrive_and_other_tars_read_them() {
 
 #[test]
 fn the_largest_image_begins_at_4096_though_it_comes_later() {
-    let contents = vec![noise(40_960, 1), noise(1_000_001, 2), noise(4_000_000, 3), noise(7, 4)];
+    let contents = vec![
+        noise(40_960, 1),
+        noise(1_000_001, 2),
+        noise(4_000_000, 3),
+        noise(7, 4),
+    ];
     let expected = [40_000, 1_000_000, 5_000_000, 10];
     for (place, collapses) in [("/var/tmp", true), ("/dev/shm", false)] {
         for sink in [Sink::Buffered, Sink::Direct, Sink::Adaptive] {
@@ -142,8 +211,15 @@ fn the_largest_image_begins_at_4096_though_it_comes_later() {
             let location = directory.path().join("a.tar");
             let (entries, manifest) = archive(&location, &contents, &expected, sink);
             let order: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
-            let numbers = if collapses { [3, 1, 2, 4] } else { [1, 2, 3, 4] };
-            assert_eq!(order, numbers.map(|number| format!("checkpoint/pages-{number}.img")));
+            let numbers = if collapses {
+                [3, 1, 2, 4]
+            } else {
+                [1, 2, 3, 4]
+            };
+            assert_eq!(
+                order,
+                numbers.map(|number| format!("checkpoint/pages-{number}.img"))
+            );
             let archive = Archive::open(File::open(&location).unwrap()).unwrap();
             for number in 1..=4 {
                 let in_place = archive.in_place(&format!("checkpoint/pages-{number}.img"));
@@ -155,7 +231,10 @@ fn the_largest_image_begins_at_4096_though_it_comes_later() {
             // The gap is gone: what is left besides content is headers.
             let content: usize = contents.iter().map(Vec::len).sum();
             let size = location.metadata().unwrap().len();
-            assert!(size < content as u64 + 64 * 1024, "{size} bytes for {content}");
+            assert!(
+                size < content as u64 + 64 * 1024,
+                "{size} bytes for {content}"
+            );
         }
     }
 }
@@ -195,12 +274,21 @@ fn an_entry_is_unpacked_or_linked_for_a_restore() {
     archive(&location, &contents, &[], Sink::Buffered);
     let opened = Archive::open(File::open(&location).unwrap()).unwrap();
     let fd = sys::fs::open_dir(directory.path()).unwrap();
-    opened.extract("checkpoint/pages-2.img", &fd, "pages-2.img").unwrap();
+    opened
+        .extract("checkpoint/pages-2.img", &fd, "pages-2.img")
+        .unwrap();
     let path = directory.path().join("pages-2.img");
     assert!(std::fs::read(&path).unwrap() == contents[1]);
-    assert_eq!(path.metadata().unwrap().permissions().mode() & 0o7777, 0o600);
-    opened.extract("checkpoint/pages-2.img", &fd, "pages-2.img").unwrap_err();
-    let missing = opened.extract("checkpoint/pages-9.img", &fd, "x").unwrap_err();
+    assert_eq!(
+        path.metadata().unwrap().permissions().mode() & 0o7777,
+        0o600
+    );
+    opened
+        .extract("checkpoint/pages-2.img", &fd, "pages-2.img")
+        .unwrap_err();
+    let missing = opened
+        .extract("checkpoint/pages-9.img", &fd, "x")
+        .unwrap_err();
     assert!(matches!(missing, Error::Missing { name } if name == "checkpoint/pages-9.img"));
     opened.link(&fd, "pages-1.img").unwrap();
     let linked = std::fs::read(directory.path().join("pages-1.img")).unwrap();
@@ -208,7 +296,10 @@ fn an_entry_is_unpacked_or_linked_for_a_restore() {
     let mut reader = opened.reader("checkpoint/pages-1.img").unwrap();
     let mut first = [0; 16];
     reader.read_exact(&mut first).unwrap();
-    assert_eq!((first.as_slice(), reader.remaining()), (&contents[0][..16], 99_984));
+    assert_eq!(
+        (first.as_slice(), reader.remaining()),
+        (&contents[0][..16], 99_984)
+    );
 }
 
 #[test]
@@ -216,13 +307,25 @@ fn giving_up_breaks_the_pipes_and_leaves_no_file() {
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     let images = Images::new();
     let writer = ArchiveWriter::create(&directory.path().join("a.tar")).unwrap();
-    let options = CaptureOptions { max_files: 3, expected: &[], sink: Sink::Buffered };
+    let options = CaptureOptions {
+        max_files: 3,
+        expected: &[],
+        sink: Sink::Buffered,
+    };
     let mut capture = writer.capture_pages(&images.fd, &options).unwrap();
-    assert_eq!(names(&images.path), ["pages-1.img", "pages-2.img", "pages-3.img"]);
+    assert_eq!(
+        names(&images.path),
+        ["pages-1.img", "pages-2.img", "pages-3.img"]
+    );
     let mut image = open_page_image(&images.path, 1).unwrap();
     image.write_all(&[7; 100_000]).unwrap();
-    let waited = capture.drained(Deadline::after(Duration::from_millis(50))).unwrap_err();
-    assert!(matches!(waited, Error::Deadline { bytes: 100_000 }), "{waited:?}");
+    let waited = capture
+        .drained(Deadline::after(Duration::from_millis(50)))
+        .unwrap_err();
+    assert!(
+        matches!(waited, Error::Deadline { bytes: 100_000 }),
+        "{waited:?}"
+    );
     let handle = capture.abort_handle();
     handle.abort();
     let cancelled = capture.drained(soon()).unwrap_err();
@@ -243,7 +346,11 @@ fn an_abort_while_memory_streams_ends_the_writer_at_once() {
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let images = Images::new();
         let writer = ArchiveWriter::create(&directory.path().join("a.tar")).unwrap();
-        let options = CaptureOptions { max_files: 2, expected: &[1, 2], sink: Sink::Buffered };
+        let options = CaptureOptions {
+            max_files: 2,
+            expected: &[1, 2],
+            sink: Sink::Buffered,
+        };
         let capture = writer.capture_pages(&images.fd, &options).unwrap();
         let path = images.path.clone();
         let endless = move || -> Result<(), std::io::Error> {
@@ -257,11 +364,16 @@ fn an_abort_while_memory_streams_ends_the_writer_at_once() {
         let criu = std::thread::spawn(move || endless().unwrap_err());
         let handle = capture.abort_handle();
         let (_keep, pause) = std::sync::mpsc::channel::<()>();
-        pause.recv_timeout(Duration::from_millis(after_ms)).unwrap_err();
+        pause
+            .recv_timeout(Duration::from_millis(after_ms))
+            .unwrap_err();
         handle.abort();
         capture.abort();
         let error: std::io::Error = criu.join().unwrap();
-        let kinds = [std::io::ErrorKind::BrokenPipe, std::io::ErrorKind::IsADirectory];
+        let kinds = [
+            std::io::ErrorKind::BrokenPipe,
+            std::io::ErrorKind::IsADirectory,
+        ];
         assert!(kinds.contains(&error.kind()), "{error:?}");
         assert_eq!(names(directory.path()), [""; 0]);
     }
@@ -275,7 +387,11 @@ fn a_full_disk_fails_the_capture_and_the_writer() {
         sys::mount::attach(&small, directory.path()).unwrap();
         let images = Images::new();
         let writer = ArchiveWriter::create(&directory.path().join("a.tar")).unwrap();
-        let options = CaptureOptions { max_files: 2, expected: &[1, 2], sink: Sink::Adaptive };
+        let options = CaptureOptions {
+            max_files: 2,
+            expected: &[1, 2],
+            sink: Sink::Adaptive,
+        };
         let mut capture = writer.capture_pages(&images.fd, &options).unwrap();
         let contents = [noise(64 << 20, 1)];
         let error = std::thread::scope(|scope| {
@@ -290,7 +406,9 @@ fn a_full_disk_fails_the_capture_and_the_writer() {
 
         let mut writer = ArchiveWriter::create(&directory.path().join("b.tar")).unwrap();
         writer.append_bytes("config.dump", b"{}").unwrap();
-        let full = writer.append_bytes("rootfs-diff.tar", &noise(8 << 20, 1)).unwrap_err();
+        let full = writer
+            .append_bytes("rootfs-diff.tar", &noise(8 << 20, 1))
+            .unwrap_err();
         assert!(matches!(full, Error::NoSpace { .. }), "{full:?}");
         drop(writer);
         assert_eq!(names(directory.path()), [""; 0]);
@@ -312,11 +430,26 @@ fn locations_are_checked_before_anything_is_made() {
         other => panic!("{other:?}"),
     };
     assert_eq!(reason(Path::new("a.tar")), "the path is not absolute");
-    assert_eq!(reason(Path::new("/")), "the path has no file name, or none in UTF-8");
-    assert_eq!(reason(&real.join("d/..")), "the path has no file name, or none in UTF-8");
-    assert_eq!(reason(&real.join("no/a.tar")), "its directory does not exist");
-    assert_eq!(reason(&real.join("link/a.tar")), "a link leads to its directory");
-    assert_eq!(reason(&real.join("taken/a.tar")), "its parent is not a directory");
+    assert_eq!(
+        reason(Path::new("/")),
+        "the path has no file name, or none in UTF-8"
+    );
+    assert_eq!(
+        reason(&real.join("d/..")),
+        "the path has no file name, or none in UTF-8"
+    );
+    assert_eq!(
+        reason(&real.join("no/a.tar")),
+        "its directory does not exist"
+    );
+    assert_eq!(
+        reason(&real.join("link/a.tar")),
+        "a link leads to its directory"
+    );
+    assert_eq!(
+        reason(&real.join("taken/a.tar")),
+        "its parent is not a directory"
+    );
     for name in ["taken", "d", "dangling"] {
         let error = ArchiveWriter::create(&real.join(name)).unwrap_err();
         assert!(matches!(error, Error::Exists { .. }), "{error:?}");
@@ -331,7 +464,10 @@ fn nobody_loses_a_file_to_an_archive() {
     let writer = ArchiveWriter::create(&location).unwrap();
     let complete = writer.finish(Manifest::default()).unwrap();
     std::fs::write(&location, "somebody else's").unwrap();
-    assert!(matches!(complete.publish().unwrap_err(), Error::Exists { .. }));
+    assert!(matches!(
+        complete.publish().unwrap_err(),
+        Error::Exists { .. }
+    ));
     assert_eq!(std::fs::read(&location).unwrap(), b"somebody else's");
     assert_eq!(names(directory.path()), ["a.tar"]);
 }
@@ -353,13 +489,25 @@ fn a_failed_append_leaves_the_archive_usable() {
     let location = directory.path().join("a.tar");
     let mut writer = ArchiveWriter::create(&location).unwrap();
     writer.append_bytes("config.dump", b"{}").unwrap();
-    writer.append_reader("rootfs-diff.tar", Broken(0)).unwrap_err();
-    for name in ["config.dump", "manifest.json", "../x", "checkpoint/", "unheard-of"] {
+    writer
+        .append_reader("rootfs-diff.tar", Broken(0))
+        .unwrap_err();
+    for name in [
+        "config.dump",
+        "manifest.json",
+        "../x",
+        "checkpoint/",
+        "unheard-of",
+    ] {
         let error = writer.append_bytes(name, b"x").unwrap_err();
         assert!(matches!(error, Error::Name { .. }), "{error:?}");
     }
     writer.append_bytes("spec.dump", b"spec").unwrap();
-    let manifest = writer.finish(Manifest::default()).unwrap().publish().unwrap();
+    let manifest = writer
+        .finish(Manifest::default())
+        .unwrap()
+        .publish()
+        .unwrap();
     check_content(&location, &[], &manifest);
     check_listing(&location, &manifest);
     let archive = Archive::open(File::open(&location).unwrap()).unwrap();
@@ -375,7 +523,11 @@ fn what_a_crash_left_is_found_and_removed() {
     let writer = ArchiveWriter::create(&location).unwrap();
     let temporary = names(directory.path());
     std::mem::forget(writer);
-    for name in ["a.tar.tmp-0123456789abcdef", ".a.tar.tmp-0123", ".b.tar.tmp-0123456789abcdef"] {
+    for name in [
+        "a.tar.tmp-0123456789abcdef",
+        ".a.tar.tmp-0123",
+        ".b.tar.tmp-0123456789abcdef",
+    ] {
         std::fs::write(directory.path().join(name), "").unwrap();
     }
     std::fs::create_dir(directory.path().join(".a.tar.tmp-0123456789abcdef")).unwrap();
@@ -383,5 +535,8 @@ fn what_a_crash_left_is_found_and_removed() {
     assert_eq!(remove_unfinished(&location).unwrap(), 1);
     assert_eq!(remove_unfinished(&location).unwrap(), 0);
     assert_eq!(names(directory.path()).len(), 4);
-    assert_eq!(remove_unfinished(&directory.path().join("no/a.tar")).unwrap(), 0);
+    assert_eq!(
+        remove_unfinished(&directory.path().join("no/a.tar")).unwrap(),
+        0
+    );
 }

@@ -1,4 +1,32 @@
-//! criu-images
+//! The image files of CRIU, read by someone who does not trust them.
+//!
+//! ```text
+//!  directory or archive ──ImageSource──▶ names.rs   which file is it, which messages are in it
+//!                                        image.rs   header, entries, raw data, within limits
+//!                                        wire.rs    is it in the one form that CRIU writes
+//!                                        load/      all of it, decoded (model.rs)
+//!                                          ├─▶ describe   for people: text and JSON
+//!                                          └─▶ policy     against the live request
+//!                                                └─ seccomp   filters, run symbolically
+//!                       repair   edits of bytes, before the check
+//! ```
+//!
+//! CRIU restores what its images say with root's rights and checks next to nothing, so a forged
+//! archive is code with whatever rights it names. [`policy::check`] compares all of it with what
+//! the request grants; it is meant to run on the very files that CRIU opens next.
+//!
+//! Invariants:
+//! - Bytes in, facts out: the crate opens no file but through [`ImageSource`], starts nothing, and
+//!   knows nothing of containers' records.
+//! - Every loop, list and recursion over a stranger's data is bounded ([`Limits`]).
+//! - CRIU's protobuf types stay inside.
+//!
+//! ```
+//! use criu_images::{MemoryImages, describe::describe};
+//!
+//! let description = describe(&MemoryImages::default());
+//! assert!(description.processes.is_empty());
+//! ```
 
 pub mod describe;
 mod image;

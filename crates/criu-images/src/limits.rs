@@ -33,7 +33,7 @@ pub struct Limits {
     pub max_groups: usize,
     /// Seccomp filters.
     pub max_filters: usize,
-    /// Steps of the symbolic execution of one filter on one system call.
+    /// Steps of the symbolic execution of all filters together; one of runc's takes some millions.
     pub max_filter_steps: u64,
     /// Problems reported before the check gives up.
     pub max_violations: usize,
@@ -44,7 +44,7 @@ impl Default for Limits {
         Self {
             max_images: 300_000,
             max_image_bytes: 64 << 20,
-            max_metadata_bytes: 256 << 20,
+            max_metadata_bytes: 128 << 20,
             max_content_bytes: 4 << 30,
             max_page_bytes: 4 << 40,
             max_entry_bytes: 16 << 20,
@@ -52,12 +52,12 @@ impl Default for Limits {
             max_tasks: 32_768,
             max_threads: 65_536,
             max_mounts: 2_048,
-            max_files: 1 << 20,
+            max_files: 1 << 18,
             max_fd: 1 << 20,
             max_mappings: 262_144,
             max_groups: 65_536,
             max_filters: 1_024,
-            max_filter_steps: 200_000,
+            max_filter_steps: 200_000_000,
             max_violations: 100,
         }
     }

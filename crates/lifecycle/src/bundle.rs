@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::model::{NamespaceMode, SecurityProfile};
 use crate::record::{ContainerRecord, SandboxRecord};
-use crate::spec::host::{self, HostFacts};
+use crate::spec::host;
 use crate::spec::{self, ImageDefaults, Namespace, Namespaces, PodFiles, SpecInput};
 use crate::{sandbox, signals, users};
 
@@ -51,8 +51,7 @@ pub(crate) fn write(
         &read_beneath(&rootfs.merged, "etc/passwd")?,
         &read_beneath(&rootfs.merged, "etc/group")?,
     )?;
-    let facts = HostFacts::probe(&ctx.hierarchies)
-        .map_err(|error| Error::failed("look at the host", error))?;
+    make_volumes(&rootfs.merged, &defaults.volumes)?;
     let mut devices = Vec::new();
     if config.security.privileged {
         devices.extend(host::all_devices());
@@ -77,7 +76,7 @@ pub(crate) fn write(
         mounts: &mounts,
         devices: &devices,
         seccomp_profile: profile.as_deref(),
-        host: &facts,
+        host: &ctx.host,
     })?;
     let spec = serde_json::to_value(&built)
         .map_err(|error| Error::failed("encode the OCI spec", error))?;
@@ -92,6 +91,26 @@ pub(crate) fn write(
         text => Some(signals::parse(text)?),
     };
     Ok(Made { spec, user: (user.uid, user.gid, user.groups), stop_signal })
+}
+
+/// Makes the directories that the image declares as volumes, where no layer has them.
+fn make_volumes(rootfs: &Path, volumes: &[PathBuf]) -> Result<(), Error> {
+    let root = sys::fs::open_dir(rootfs).map_err(|error| Error::io("open", rootfs, error))?;
+    for volume in volumes {
+        let mut walked = PathBuf::new();
+        for part in volume.components().skip(1) {
+            let at = if walked.as_os_str().is_empty() { Path::new(".") } else { &walked };
+            let parent = sys::fs::open_in_root(&root, at, OFlags::DIRECTORY | OFlags::CLOEXEC)
+                .map_err(|error| Error::io("open the image's", volume, error))?;
+            walked.push(part);
+            let mode = rustix::fs::Mode::from_raw_mode(0o755);
+            match rustix::fs::mkdirat(&parent, part.as_os_str(), mode) {
+                Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                Err(error) => return Err(Error::io("make volume", volume, error.into())),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// A file of the image, links within the image followed; absent is empty.

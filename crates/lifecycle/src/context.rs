@@ -29,6 +29,7 @@ pub(crate) struct Context {
     pub(crate) runtimes: Runtimes,
     pub(crate) engine: Engine,
     pub(crate) hierarchies: sys::cgroup::Hierarchies,
+    pub(crate) host: crate::spec::host::HostFacts,
     /// Owners and their work; the daemon waits for them when it ends.
     pub(crate) tracker: TaskTracker,
     /// Set when the daemon ends.

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 
 /// Why an operation on sandboxes or containers failed. `cri-server` maps each variant to one gRPC code.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum Error {
     /// No such object (`NotFound`).
     #[error("{kind} {id:?} not found")]

@@ -77,6 +77,8 @@ impl Node {
             .await
             .map_err(|error| Error::failed("open the image store", error))?;
         let ctx = Arc::new(Context {
+            host: crate::spec::host::HostFacts::probe(&hierarchies)
+                .map_err(failed("look at the host"))?,
             runtimes: Runtimes::probe(&config, &hierarchies),
             engine: Engine::new(),
             config,
@@ -268,7 +270,7 @@ impl Node {
                     && has_labels(&sandbox.config.labels, &filter.labels)
             })
             .collect();
-        found.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+        found.sort_by_key(|one| std::cmp::Reverse(one.created_at));
         found
     }
 
@@ -352,7 +354,7 @@ impl Node {
                     && has_labels(&container.config.labels, &filter.labels)
             })
             .collect();
-        found.sort_by(|a, b| b.created_at.cmp(&a.created_at));
+        found.sort_by_key(|one| std::cmp::Reverse(one.created_at));
         found
     }
 
@@ -572,18 +574,17 @@ fn one<T>(
     if id.is_empty() {
         return Err(Error::invalid(format!("{kind}_id"), "an id is needed"));
     }
-    let mut found = found;
-    let Some(first) = found.next() else { return Err(not_found(kind, id)) };
-    if key(&first) == id {
-        return Ok(first);
+    let mut found: Vec<T> = found.collect();
+    if let Some(exact) = found.iter().position(|one| key(one) == id) {
+        return Ok(found.swap_remove(exact));
     }
-    for other in found {
-        if key(&other) == id {
-            return Ok(other);
+    match (found.pop(), found.is_empty()) {
+        (None, _) => Err(not_found(kind, id)),
+        (Some(only), true) => Ok(only),
+        (Some(_), false) => {
+            Err(Error::invalid(format!("{kind}_id"), format!("{id:?} begins several ids")))
         }
-        return Err(Error::invalid(format!("{kind}_id"), format!("{id:?} begins several ids")));
     }
-    Ok(first)
 }
 
 fn prefix(wanted: Option<&str>, id: &str) -> bool {

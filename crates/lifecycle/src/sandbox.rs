@@ -88,6 +88,10 @@ fn build(ctx: &Context, record: &mut SandboxRecord) -> Result<(), Error> {
     }
     if let Some(netns) = netns_path(&ctx.config, record) {
         record.ips = attach(ctx, record, &netns)?;
+        let hosts = files.join("hosts");
+        let text = crate::dns::pod_hosts(&hostname(&record.config, &id), &record.ips);
+        sys::fs::replace_path(&hosts, 0o644, text.as_bytes())
+            .map_err(|error| Error::io("write", &hosts, error))?;
     }
     Ok(())
 }

@@ -134,6 +134,29 @@ impl Log {
         .with_context(|| format!("log ends with {:?}", self.tail()))
     }
 
+    /// Waits until a thawed workload has gone on five steps past a freeze that was between the two
+    /// counts, and checks that it went on from there: the log begins with what the original wrote,
+    /// possibly some lines beyond the freeze, and then no count is missing.
+    ///
+    /// # Errors
+    /// When it began anew, lost steps, or the time is over.
+    pub(crate) fn wait_thawed(&self, (before, after): (u64, u64)) -> Result<()> {
+        self.wait_count(after + 5)?;
+        let counts: Vec<u64> = self.statuses()?.iter().map(|line| line.count).collect();
+        let mut back = 0;
+        for (last, next) in counts.iter().zip(counts.iter().skip(1)) {
+            if *next == last + 1 {
+                continue;
+            }
+            back += 1;
+            ensure!(
+                back == 1 && (before + 1..=after + 1).contains(next),
+                "frozen between {before} and {after}, but {next} follows {last}: {counts:?}"
+            );
+        }
+        Ok(())
+    }
+
     /// Waits for so many more steps than there are now.
     ///
     /// # Errors

@@ -66,6 +66,12 @@ impl Digests {
         self.progress.clone()
     }
 
+    /// Ends the thread of a capture that was given up.
+    pub(super) fn abandon(self) {
+        drop(self.progress);
+        drop(self.thread.join());
+    }
+
     pub(super) fn finish(self) -> Result<HashMap<u32, String>, Error> {
         drop(self.progress);
         match self.thread.join() {
@@ -97,10 +103,18 @@ impl Follower {
     fn run(&mut self) -> io::Result<()> {
         while let Some(progress) = self.next()? {
             match progress {
-                Progress::Bytes { offset, length, way: Way::Cached } => {
+                Progress::Bytes {
+                    offset,
+                    length,
+                    way: Way::Cached,
+                } => {
                     self.digest(offset, length)?;
                 }
-                Progress::Bytes { offset, length, way: Way::Direct } => {
+                Progress::Bytes {
+                    offset,
+                    length,
+                    way: Way::Direct,
+                } => {
                     self.digest_direct(offset, length)?;
                 }
                 Progress::End { number } => {
@@ -125,7 +139,12 @@ impl Follower {
                 Err(_) => None,
                 Ok(progress) => Some(progress),
             };
-            if let Some(Progress::Bytes { offset, length, way: Way::Cached }) = received {
+            if let Some(Progress::Bytes {
+                offset,
+                length,
+                way: Way::Cached,
+            }) = received
+            {
                 self.dirty.push_back((offset, length));
                 self.dirty_bytes += length;
             }
@@ -139,8 +158,16 @@ impl Follower {
 
     /// Queues a piece; those read from the disk are read in one go.
     fn push(&mut self, progress: Progress) {
-        if let Some(Progress::Bytes { offset, length, way: Way::Direct }) = self.pending.back_mut()
-            && let Progress::Bytes { offset: next, length: more, way: Way::Direct } = progress
+        if let Some(Progress::Bytes {
+            offset,
+            length,
+            way: Way::Direct,
+        }) = self.pending.back_mut()
+            && let Progress::Bytes {
+                offset: next,
+                length: more,
+                way: Way::Direct,
+            } = progress
             && *offset + *length == next
         {
             *length += more;
@@ -152,9 +179,15 @@ impl Follower {
     /// Starts the write-back: of everything once the container runs again, before that only of
     /// what the kernel would soon make the writer wait for.
     fn write_back(&mut self) -> io::Result<()> {
-        let limit = if self.signal.draining() { 0 } else { MAX_DIRTY_BYTES };
+        let limit = if self.signal.draining() {
+            0
+        } else {
+            MAX_DIRTY_BYTES
+        };
         while self.dirty_bytes > limit {
-            let Some((offset, length)) = self.dirty.pop_front() else { break };
+            let Some((offset, length)) = self.dirty.pop_front() else {
+                break;
+            };
             self.dirty_bytes -= length;
             sys::pipe::sync_file_range(&self.file, offset, length, WriteBack::Start)?;
         }
@@ -165,14 +198,19 @@ impl Follower {
     fn must_wait(&self) -> bool {
         let direct = matches!(
             self.pending.front(),
-            Some(Progress::Bytes { way: Way::Direct, .. })
+            Some(Progress::Bytes {
+                way: Way::Direct,
+                ..
+            })
         );
         direct && !self.signal.draining()
     }
 
     fn digest(&mut self, mut offset: u64, mut length: u64) -> io::Result<()> {
         while length > 0 {
-            let most = usize::try_from(length).unwrap_or(usize::MAX).min(READ_BYTES);
+            let most = usize::try_from(length)
+                .unwrap_or(usize::MAX)
+                .min(READ_BYTES);
             let buffer = self.buffer.get_mut(..most).unwrap_or_default();
             let read = self.file.read_at(buffer, offset)?;
             if read == 0 {
@@ -195,12 +233,17 @@ impl Follower {
         let (full, filled) = sync_channel(BUFFERS);
         let (empty, emptied) = channel();
         for _ in 0..BUFFERS {
-            empty.send(vec![0_u8; DIRECT_BYTES + ALIGNMENT]).unwrap_or_default();
+            empty
+                .send(vec![0_u8; DIRECT_BYTES + ALIGNMENT])
+                .unwrap_or_default();
         }
-        let digest = &mut self.digest;
+        let (digest, signal) = (&mut self.digest, &self.signal);
         std::thread::scope(|scope| {
             scope.spawn(move || read_ahead(direct, offset, whole, &emptied, &full));
             for part in filled {
+                if signal.aborted() {
+                    break;
+                }
                 let (buffer, range) = part?;
                 digest.update(buffer.get(range).unwrap_or_default());
                 // The reader may have come to its end.
@@ -225,13 +268,19 @@ fn read_ahead(
     while length > 0 {
         let Ok(mut buffer) = empty.recv() else { return };
         let skip = buffer.as_ptr().align_offset(ALIGNMENT);
-        let most = usize::try_from(length).unwrap_or(usize::MAX).min(DIRECT_BYTES);
-        let part = buffer.get_mut(skip..skip.saturating_add(most)).unwrap_or_default();
+        let most = usize::try_from(length)
+            .unwrap_or(usize::MAX)
+            .min(DIRECT_BYTES);
+        let part = buffer
+            .get_mut(skip..skip.saturating_add(most))
+            .unwrap_or_default();
         let read = match file.read_at(part, offset) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
             other => other,
         };
-        let count = read.as_ref().map_or(0, |read| u64::try_from(*read).unwrap_or(0));
+        let count = read
+            .as_ref()
+            .map_or(0, |read| u64::try_from(*read).unwrap_or(0));
         let failed = read.is_err();
         let part = read.map(|read| (buffer, skip..skip + read));
         if full.send(part).is_err() || failed {

@@ -34,7 +34,11 @@ impl Signal {
     pub(super) fn new() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = rustix::event::eventfd(0, flags)?;
-        Ok(Self { command: AtomicU8::new(RUN), wake, bytes: AtomicU64::new(0) })
+        Ok(Self {
+            command: AtomicU8::new(RUN),
+            wake,
+            bytes: AtomicU64::new(0),
+        })
     }
 
     /// Everything has been written to the pipes: end when they are empty.
@@ -131,7 +135,9 @@ impl Pump {
             if self.signal.aborted() {
                 return Err(Error::Cancelled);
             }
-            let ready = self.wait(draining).map_err(|error| Error::io("wait for memory", error))?;
+            let ready = self
+                .wait(draining)
+                .map_err(|error| Error::io("wait for memory", error))?;
             match ready {
                 Some((index, number)) => {
                     let image = self.transfer(index, number)?;
@@ -148,9 +154,12 @@ impl Pump {
     /// there is none and `only_look`.
     fn wait(&self, only_look: bool) -> io::Result<Option<(usize, u32)>> {
         let open = || {
-            self.pipes.iter().enumerate().filter_map(|(index, (number, reader))| {
-                reader.as_ref().map(|reader| (index, *number, reader))
-            })
+            self.pipes
+                .iter()
+                .enumerate()
+                .filter_map(|(index, (number, reader))| {
+                    reader.as_ref().map(|reader| (index, *number, reader))
+                })
         };
         let mut polled = vec![PollFd::new(&self.signal.wake, PollFlags::IN)];
         polled.extend(open().map(|(_, _, reader)| PollFd::new(reader, PollFlags::IN)));
@@ -159,14 +168,19 @@ impl Pump {
         if events.next() == Some(true) {
             self.signal.consume();
         }
-        Ok(open().zip(events).find(|(_, ready)| *ready).map(|((index, number, _), _)| {
-            (index, number)
-        }))
+        Ok(open()
+            .zip(events)
+            .find(|(_, ready)| *ready)
+            .map(|((index, number, _), _)| (index, number)))
     }
 
     /// Moves one image from its first byte to its end.
     fn transfer(&mut self, index: usize, number: u32) -> Result<Captured, Error> {
-        let Some(reader) = self.pipes.get_mut(index).and_then(|(_, reader)| reader.take()) else {
+        let Some(reader) = self
+            .pipes
+            .get_mut(index)
+            .and_then(|(_, reader)| reader.take())
+        else {
             return Err(Error::Cancelled);
         };
         let outcome = self.transfer_from(&reader, number);
@@ -180,13 +194,23 @@ impl Pump {
     fn transfer_from(&mut self, reader: &OwnedFd, number: u32) -> Result<Captured, Error> {
         let failed = |error| Error::io(format!("write pages-{number}.img into the archive"), error);
         let (offset, limit) = self.layout.place(number);
-        let mut image = Captured { number, offset, size: 0 };
-        let mut told = Told { offset, end: offset, way: Way::Cached };
+        let mut image = Captured {
+            number,
+            offset,
+            size: 0,
+        };
+        let mut told = Told {
+            offset,
+            end: offset,
+            way: Way::Cached,
+        };
         while !self.signal.aborted() {
             match self.route.splice(reader, offset + image.size) {
                 Ok((0, _)) => {
                     told.flush(&self.progress);
-                    self.progress.send(Progress::End { number }).unwrap_or_default();
+                    self.progress
+                        .send(Progress::End { number })
+                        .unwrap_or_default();
                     return Ok(image);
                 }
                 Ok((moved, way)) => {
@@ -201,7 +225,10 @@ impl Pump {
             }
             if image.size > limit {
                 let name = pipe_name(number);
-                return Err(Error::Outgrown { name, reserved_bytes: limit });
+                return Err(Error::Outgrown {
+                    name,
+                    reserved_bytes: limit,
+                });
             }
         }
         Err(Error::Cancelled)
@@ -209,10 +236,15 @@ impl Pump {
 
     /// Waits until there is something in one pipe, or the owner says something.
     fn wait_for(&self, reader: &OwnedFd) -> io::Result<()> {
-        let mut polled =
-            [PollFd::new(&self.signal.wake, PollFlags::IN), PollFd::new(reader, PollFlags::IN)];
+        let mut polled = [
+            PollFd::new(&self.signal.wake, PollFlags::IN),
+            PollFd::new(reader, PollFlags::IN),
+        ];
         poll(&mut polled, false)?;
-        if polled.first().is_some_and(|wake| !wake.revents().is_empty()) {
+        if polled
+            .first()
+            .is_some_and(|wake| !wake.revents().is_empty())
+        {
             self.signal.consume();
         }
         Ok(())
@@ -242,7 +274,13 @@ impl Told {
         let (offset, length, way) = (self.offset, self.end - self.offset, self.way);
         if length > 0 {
             // Without a receiver the digests have failed, which `finish` reports.
-            progress.send(Progress::Bytes { offset, length, way }).unwrap_or_default();
+            progress
+                .send(Progress::Bytes {
+                    offset,
+                    length,
+                    way,
+                })
+                .unwrap_or_default();
         }
         self.offset = self.end;
     }
@@ -250,7 +288,10 @@ impl Told {
 
 /// Waits for an event, or only looks for one.
 fn poll(polled: &mut [PollFd<'_>], only_look: bool) -> io::Result<()> {
-    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let none = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
     loop {
         match rustix::event::poll(polled, only_look.then_some(&none)) {
             Ok(_) => return Ok(()),

@@ -47,7 +47,11 @@ impl Route {
             Sink::Buffered => None,
             Sink::Direct | Sink::Adaptive => open_direct(file, OFlags::WRONLY),
         };
-        Ok(Self { file: file.try_clone()?, direct, chooser: Chooser::new(sink) })
+        Ok(Self {
+            file: file.try_clone()?,
+            direct,
+            chooser: Chooser::new(sink),
+        })
     }
 
     /// Moves what lies in the pipe to `offset`; as [`sys::pipe::splice_to_file`].
@@ -57,7 +61,9 @@ impl Route {
             && let Some(direct) = &self.direct
         {
             let whole = rustix::io::ioctl_fionread(pipe)? & !(PAGE - 1);
-            let length = usize::try_from(whole).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
+            let length = usize::try_from(whole)
+                .unwrap_or(CHUNK_BYTES)
+                .min(CHUNK_BYTES);
             if length > 0 {
                 let begin = Instant::now();
                 match sys::pipe::splice_to_file(pipe, direct, offset, length) {
@@ -85,7 +91,9 @@ impl Route {
 pub(super) fn open_direct(file: &File, access: OFlags) -> Option<File> {
     let path = format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd());
     let flags = access | OFlags::DIRECT | OFlags::CLOEXEC;
-    rustix::fs::openat(rustix::fs::CWD, &*path, flags, Mode::empty()).ok().map(File::from)
+    rustix::fs::openat(rustix::fs::CWD, &*path, flags, Mode::empty())
+        .ok()
+        .map(File::from)
 }
 
 /// Which way the next window goes.
@@ -106,7 +114,11 @@ impl Chooser {
     fn new(sink: Sink) -> Self {
         Self {
             adaptive: sink == Sink::Adaptive,
-            way: if sink == Sink::Direct { Way::Direct } else { Way::Cached },
+            way: if sink == Sink::Direct {
+                Way::Direct
+            } else {
+                Way::Cached
+            },
             moved: 0,
             spent: Duration::ZERO,
             cached: None,
@@ -134,7 +146,11 @@ impl Chooser {
             (Some(cached), Some(direct)) if direct < cached => Way::Direct,
             _ => Way::Cached,
         };
-        self.settled = if next == self.way { self.settled + 1 } else { 0 };
+        self.settled = if next == self.way {
+            self.settled + 1
+        } else {
+            0
+        };
         self.way = next;
         if self.settled >= TRY_AGAIN {
             self.settled = 0;
@@ -177,9 +193,15 @@ mod tests {
     fn the_faster_way_is_found_and_the_other_one_tried_again() {
         let slow_cache = ways(400, 40, 9);
         assert_eq!(slow_cache[..3], [Way::Cached, Way::Direct, Way::Direct]);
-        assert_eq!(slow_cache.iter().filter(|way| **way == Way::Cached).count(), 4);
+        assert_eq!(
+            slow_cache.iter().filter(|way| **way == Way::Cached).count(),
+            4
+        );
         let slow_disk = ways(400, 40, 160);
         assert_eq!(slow_disk[..3], [Way::Cached, Way::Direct, Way::Cached]);
-        assert_eq!(slow_disk.iter().filter(|way| **way == Way::Direct).count(), 4);
+        assert_eq!(
+            slow_disk.iter().filter(|way| **way == Way::Direct).count(),
+            4
+        );
     }
 }

@@ -23,13 +23,12 @@ pub(super) fn can_collapse(file: &File) -> Result<bool, Error> {
 
 /// Moves `images` (the first of them and those behind it) down, so that the first one's data
 /// begins at `offset`; nothing happens when it does already.
-pub(super) fn close_gap(
-    file: &File,
-    images: &mut [Captured],
-    offset: u64,
-) -> Result<(), Error> {
+pub(super) fn close_gap(file: &File, images: &mut [Captured], offset: u64) -> Result<(), Error> {
     let failed = |error| Error::io("move page images together", error);
-    let Some(gap) = images.first().and_then(|image| image.offset.checked_sub(offset)) else {
+    let Some(gap) = images
+        .first()
+        .and_then(|image| image.offset.checked_sub(offset))
+    else {
         return Ok(());
     };
     if gap == 0 {
@@ -58,7 +57,9 @@ fn move_down(file: &File, to: u64, gap: u64, length: u64) -> io::Result<()> {
     let mut buffer = vec![0_u8; COPY_BYTES];
     let mut at = to;
     while at + gap < length {
-        let most = usize::try_from(length - gap - at).unwrap_or(usize::MAX).min(COPY_BYTES);
+        let most = usize::try_from(length - gap - at)
+            .unwrap_or(usize::MAX)
+            .min(COPY_BYTES);
         let part = buffer.get_mut(..most).unwrap_or_default();
         file.read_exact_at(part, at + gap)?;
         file.write_all_at(part, at)?;
@@ -78,20 +79,38 @@ mod tests {
         file.write_all_at(b"head", 0).unwrap();
         file.write_all_at(&large, 1 << 30).unwrap();
         let mut images = [
-            Captured { number: 1, offset: 1 << 30, size: 1_000_000 },
-            Captured { number: 3, offset: (1 << 30) + 1_003_520, size: 1_996_480 },
+            Captured {
+                number: 1,
+                offset: 1 << 30,
+                size: 1_000_000,
+            },
+            Captured {
+                number: 3,
+                offset: (1 << 30) + 1_003_520,
+                size: 1_996_480,
+            },
         ];
         close_gap(&file, &mut images, 8192).unwrap();
-        assert_eq!((images[0].offset, images[1].offset), (8192, 8192 + 1_003_520));
+        assert_eq!(
+            (images[0].offset, images[1].offset),
+            (8192, 8192 + 1_003_520)
+        );
         let mut found = vec![0; large.len()];
         file.read_exact_at(&mut found, 8192).unwrap();
         assert!(found == large);
         assert_eq!(file.metadata().unwrap().len(), 8192 + large.len() as u64);
         close_gap(&file, &mut images, 8192).unwrap();
         assert_eq!(images[0].offset, 8192);
-        let mut empty = [Captured { number: 9, offset: 1 << 40, size: 0 }];
+        let mut empty = [Captured {
+            number: 9,
+            offset: 1 << 40,
+            size: 0,
+        }];
         close_gap(&file, &mut empty, 1 << 20).unwrap();
-        assert_eq!((empty[0].offset, file.metadata().unwrap().len()), (1 << 20, 1 << 20));
+        assert_eq!(
+            (empty[0].offset, file.metadata().unwrap().len()),
+            (1 << 20, 1 << 20)
+        );
     }
 
     #[test]

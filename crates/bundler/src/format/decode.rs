@@ -4,17 +4,16 @@
 //! what could be read in two ways (a record given twice, two long names, data behind an entry that
 //! has none) is an error.
 
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt as _;
 
-use super::{BLOCK, BLOCK_LEN, Kind, Time, XATTR_PREFIX, round_up};
+use super::numbers::{narrow, signed, unsigned};
+use super::records::{apply_records, bad_extension, parse_records};
+use super::source::Source;
+use super::{BLOCK, BLOCK_LEN, Kind, Records, Time, round_up};
 use crate::error::Problem;
 
 /// Bytes of extended headers that one entry may have: attributes are at most 64 KiB each.
 pub(crate) const MAX_RECORDS_BYTES: u64 = 1 << 20;
-/// Longest path and link target (`PATH_MAX` of `linux/limits.h`).
-pub(crate) const MAX_PATH_BYTES: usize = 4096;
 
 /// Why reading stopped.
 #[derive(Debug)]
@@ -44,7 +43,7 @@ pub(crate) struct Member {
     /// Bytes of data in the archive.
     pub(crate) size: u64,
     pub(crate) device: (u32, u32),
-    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) xattrs: Records,
     /// Size of the file when the data is a PAX 1.0 sparse map followed by segments.
     pub(crate) sparse_size: Option<u64>,
     /// Where the first header of the entry begins.
@@ -56,62 +55,6 @@ pub(crate) struct Member {
 impl Member {
     pub(crate) fn kind(&self) -> Kind {
         self.kind.unwrap_or(Kind::Other(0))
-    }
-}
-
-/// What an archive is read from.
-pub(crate) trait Source: Read {
-    /// Passes over `bytes`; an end before that is `UnexpectedEof`.
-    fn skip(&mut self, bytes: u64) -> io::Result<()>;
-}
-
-/// A stream: what is passed over is read and dropped.
-#[derive(Debug)]
-pub(crate) struct Stream<R>(pub(crate) R);
-
-impl<R: Read> Read for Stream<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
-    }
-}
-
-impl<R: Read> Source for Stream<R> {
-    fn skip(&mut self, bytes: u64) -> io::Result<()> {
-        let skipped = io::copy(&mut (&mut self.0).take(bytes), &mut io::sink())?;
-        if skipped == bytes { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-    }
-}
-
-/// A part of a file, read at offsets, so that others may read it at the same time.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct FileRange<'a> {
-    pub(crate) file: &'a File,
-    pub(crate) at: u64,
-    pub(crate) end: u64,
-}
-
-impl Read for FileRange<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let left = usize::try_from(self.end.saturating_sub(self.at)).unwrap_or(usize::MAX);
-        let length = buffer.len().min(left);
-        let read = match buffer.get_mut(..length) {
-            Some(part) if length > 0 => self.file.read_at(part, self.at)?,
-            _ => 0,
-        };
-        self.at += u64::try_from(read).unwrap_or(0);
-        Ok(read)
-    }
-}
-
-impl Source for FileRange<'_> {
-    fn skip(&mut self, bytes: u64) -> io::Result<()> {
-        match self.at.checked_add(bytes) {
-            Some(at) if at <= self.end => {
-                self.at = at;
-                Ok(())
-            }
-            _ => Err(io::ErrorKind::UnexpectedEof.into()),
-        }
     }
 }
 
@@ -128,7 +71,13 @@ pub(crate) struct Reader<S> {
 
 impl<S: Source> Reader<S> {
     pub(crate) fn new(source: S) -> Self {
-        Self { source, position: 0, data_left: 0, padding: 0, seen_any: false }
+        Self {
+            source,
+            position: 0,
+            data_left: 0,
+            padding: 0,
+            seen_any: false,
+        }
     }
 
     /// Bytes consumed so far.
@@ -155,7 +104,10 @@ impl<S: Source> Reader<S> {
 
     /// Passes over what is left of the current entry's data.
     pub(crate) fn finish_entry(&mut self) -> Result<(), Stop> {
-        let left = self.data_left.checked_add(self.padding).ok_or(Problem::Truncated)?;
+        let left = self
+            .data_left
+            .checked_add(self.padding)
+            .ok_or(Problem::Truncated)?;
         self.source.skip(left).map_err(truncated)?;
         self.position = self.position.saturating_add(left);
         self.data_left = 0;
@@ -166,11 +118,13 @@ impl<S: Source> Reader<S> {
     fn next_into(&mut self, member: &mut Member) -> Result<bool, Stop> {
         self.finish_entry()?;
         member.header_offset = self.position;
-        let mut records: Option<Vec<(Vec<u8>, Vec<u8>)>> = None;
+        let mut records: Option<Records> = None;
         let (mut long_name, mut long_link): (Option<Vec<u8>>, Option<Vec<u8>>) = (None, None);
         loop {
             let extended = records.is_some() || long_name.is_some() || long_link.is_some();
-            let Some(header) = self.header(extended)? else { return Ok(false) };
+            let Some(header) = self.header(extended)? else {
+                return Ok(false);
+            };
             match header.flag() {
                 b'x' if records.is_none() => {
                     let body = self.extension(header.size()?)?;
@@ -196,7 +150,10 @@ impl<S: Source> Reader<S> {
         apply_records(member, records.unwrap_or_default())?;
         // Until here a name could be overridden; from here it is the one that errors show.
         if !matches!(member.kind(), Kind::Regular | Kind::Other(_)) && member.size != 0 {
-            return Err(Problem::Number { field: "size of an entry without data" }.into());
+            return Err(Problem::Number {
+                field: "size of an entry without data",
+            }
+            .into());
         }
         member.data_offset = self.position;
         self.data_left = member.size;
@@ -206,7 +163,9 @@ impl<S: Source> Reader<S> {
 
     /// Reads one header; `None` at the end marker.
     fn header(&mut self, extended: bool) -> Result<Option<RawHeader>, Stop> {
-        let mut header = RawHeader { block: [0; BLOCK_LEN] };
+        let mut header = RawHeader {
+            block: [0; BLOCK_LEN],
+        };
         self.fill(&mut header.block)?;
         if header.block.iter().all(|byte| *byte == 0) {
             if extended {
@@ -216,7 +175,11 @@ impl<S: Source> Reader<S> {
             let mut second = [0_u8; BLOCK_LEN];
             self.fill(&mut second)?;
             let whole = second.iter().all(|byte| *byte == 0);
-            return if whole { Ok(None) } else { Err(Problem::TrailingData.into()) };
+            return if whole {
+                Ok(None)
+            } else {
+                Err(Problem::TrailingData.into())
+            };
         }
         let first = !std::mem::replace(&mut self.seen_any, true);
         header.check(first)?;
@@ -225,12 +188,14 @@ impl<S: Source> Reader<S> {
 
     fn fill(&mut self, buffer: &mut [u8]) -> Result<(), Stop> {
         let first = self.position == 0;
-        self.source.read_exact(buffer).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof if first => {
-                Stop::Bad(Problem::NotTar { looks_like: Some("shorter than a header") })
-            }
-            _ => truncated(error),
-        })?;
+        self.source
+            .read_exact(buffer)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::UnexpectedEof if first => Stop::Bad(Problem::NotTar {
+                    looks_like: Some("shorter than a header"),
+                }),
+                _ => truncated(error),
+            })?;
         let length = u64::try_from(buffer.len()).map_err(|_| Problem::Truncated)?;
         self.position = self.position.saturating_add(length);
         Ok(())
@@ -281,10 +246,6 @@ fn truncated(error: io::Error) -> Stop {
     }
 }
 
-fn bad_extension(reason: &'static str) -> Problem {
-    Problem::ExtendedHeader { reason }
-}
-
 /// A block that claims to be a header.
 struct RawHeader {
     block: [u8; BLOCK_LEN],
@@ -297,7 +258,11 @@ impl RawHeader {
 
     fn text(&self, at: usize, width: usize) -> Vec<u8> {
         let field = self.field(at, width);
-        field.split(|byte| *byte == 0).next().unwrap_or_default().to_vec()
+        field
+            .split(|byte| *byte == 0)
+            .next()
+            .unwrap_or_default()
+            .to_vec()
     }
 
     fn flag(&self) -> u8 {
@@ -313,13 +278,21 @@ impl RawHeader {
             .block
             .iter()
             .enumerate()
-            .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u64::from(*byte) })
+            .map(|(at, byte)| {
+                if (148..156).contains(&at) {
+                    32
+                } else {
+                    u64::from(*byte)
+                }
+            })
             .sum();
         if unsigned(self.field(148, 8), "checksum") == Ok(sum) {
             return Ok(());
         }
         if first {
-            return Err(Problem::NotTar { looks_like: self.looks_like() });
+            return Err(Problem::NotTar {
+                looks_like: self.looks_like(),
+            });
         }
         Err(Problem::Checksum)
     }
@@ -332,7 +305,10 @@ impl RawHeader {
             (b"BZh", "bzip2"),
             (b"PK\x03\x04", "zip"),
         ];
-        MAGICS.iter().find(|(magic, _)| self.block.starts_with(magic)).map(|(_, name)| *name)
+        MAGICS
+            .iter()
+            .find(|(magic, _)| self.block.starts_with(magic))
+            .map(|(_, name)| *name)
     }
 
     fn fill(&self, member: &mut Member) -> Result<(), Stop> {
@@ -354,7 +330,10 @@ impl RawHeader {
         member.uid = narrow(unsigned(self.field(108, 8), "uid")?, "uid")?;
         member.gid = narrow(unsigned(self.field(116, 8), "gid")?, "gid")?;
         member.size = self.size()?;
-        member.mtime = Time { seconds: signed(self.field(136, 12), "mtime")?, nanoseconds: 0 };
+        member.mtime = Time {
+            seconds: signed(self.field(136, 12), "mtime")?,
+            nanoseconds: 0,
+        };
         if matches!(kind, Kind::CharDevice | Kind::BlockDevice) {
             member.device = (
                 narrow(unsigned(self.field(329, 8), "device")?, "device")?,
@@ -363,142 +342,4 @@ impl RawHeader {
         }
         Ok(())
     }
-}
-
-fn narrow(value: u64, field: &'static str) -> Result<u32, Problem> {
-    u32::try_from(value).map_err(|_| Problem::Number { field })
-}
-
-/// Octal digits, or base-256 when the first bit is set.
-fn unsigned(field: &[u8], name: &'static str) -> Result<u64, Problem> {
-    u64::try_from(signed(field, name)?).map_err(|_| Problem::Number { field: name })
-}
-
-fn signed(field: &[u8], name: &'static str) -> Result<i64, Problem> {
-    let bad = Problem::Number { field: name };
-    let Some((first, rest)) = field.split_first() else { return Err(bad) };
-    if first & 0x80 != 0 {
-        let negative = first & 0x40 != 0;
-        let start = if negative { i128::from(first | 0x80) - 256 } else { i128::from(first & 0x3f) };
-        let mut value = start;
-        for byte in rest {
-            value = value.checked_mul(256).ok_or(bad.clone())? + i128::from(*byte);
-        }
-        return i64::try_from(value).map_err(|_| bad);
-    }
-    let text = field.split(|byte| *byte == 0).next().unwrap_or_default().trim_ascii();
-    let mut value = 0_i64;
-    for byte in text {
-        if !(b'0'..=b'7').contains(byte) {
-            return Err(bad);
-        }
-        let digit = i64::from(byte - b'0');
-        value = value.checked_mul(8).and_then(|v| v.checked_add(digit)).ok_or(bad.clone())?;
-    }
-    Ok(value)
-}
-
-/// Splits `LEN KEY=VALUE\n` records; a key that occurs twice is an error.
-pub(crate) fn parse_records(mut body: &[u8]) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Problem> {
-    let mut records: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    let mut keys = std::collections::HashSet::new();
-    while !body.is_empty() {
-        let space = body.iter().take(9).position(|byte| *byte == b' ');
-        let digits = space.and_then(|at| body.get(..at)).filter(|digits| {
-            !digits.is_empty() && digits.iter().all(u8::is_ascii_digit)
-        });
-        let length = digits
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|digits| digits.parse::<usize>().ok())
-            .ok_or(bad_extension("a record has no length"))?;
-        let (whole, rest) =
-            body.split_at_checked(length).ok_or(bad_extension("a record is too long"))?;
-        let start = digits.map_or(0, |digits| digits.len() + 1);
-        let record = whole
-            .get(start..)
-            .and_then(|record| record.strip_suffix(b"\n"))
-            .ok_or(bad_extension("a record does not end"))?;
-        let equals = record.iter().position(|byte| *byte == b'=');
-        let (key, value) = equals
-            .and_then(|at| record.split_at_checked(at))
-            .filter(|(key, _)| !key.is_empty())
-            .ok_or(bad_extension("a record has no key"))?;
-        if key != b"comment" && !keys.insert(key) {
-            return Err(bad_extension("a record is given twice"));
-        }
-        records.push((key.to_vec(), value.get(1..).unwrap_or_default().to_vec()));
-        body = rest;
-    }
-    Ok(records)
-}
-
-fn apply_records(member: &mut Member, records: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Problem> {
-    let mut sparse_name = None;
-    let (mut major, mut real_size) = (None, None);
-    for (key, value) in records {
-        match key.as_slice() {
-            b"path" => member.name = value,
-            b"linkpath" => member.link = value,
-            b"size" => member.size = decimal(&value, "size")?,
-            b"uid" => member.uid = narrow(decimal(&value, "uid")?, "uid")?,
-            b"gid" => member.gid = narrow(decimal(&value, "gid")?, "gid")?,
-            b"mtime" => member.mtime = time(&value)?,
-            b"GNU.sparse.major" => major = Some((decimal(&value, "sparse version")?, 0)),
-            b"GNU.sparse.minor" => {
-                let minor = decimal(&value, "sparse version")?;
-                major = major.map(|(major, _)| (major, minor));
-            }
-            b"GNU.sparse.name" => sparse_name = Some(value),
-            b"GNU.sparse.realsize" => real_size = Some(decimal(&value, "sparse size")?),
-            key if key.starts_with(b"GNU.sparse.") => return Err(Problem::SparseMap),
-            key => {
-                if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
-                    member.xattrs.push((name.to_vec(), value));
-                }
-            }
-        }
-    }
-    if let Some(name) = sparse_name {
-        member.name = name;
-    }
-    if major.is_some() || real_size.is_some() {
-        let regular = member.kind == Some(Kind::Regular);
-        let version_1_0 = major == Some((1, 0));
-        member.sparse_size = real_size;
-        if !regular || !version_1_0 || real_size.is_none() {
-            return Err(Problem::SparseMap);
-        }
-    }
-    let long = member.name.len() > MAX_PATH_BYTES || member.link.len() > MAX_PATH_BYTES;
-    if long || member.name.contains(&0) || member.link.contains(&0) {
-        return Err(Problem::UncleanName);
-    }
-    Ok(())
-}
-
-fn decimal(value: &[u8], field: &'static str) -> Result<u64, Problem> {
-    let text = std::str::from_utf8(value).ok().filter(|text| !text.starts_with('+'));
-    text.and_then(|text| text.parse().ok()).ok_or(Problem::Number { field })
-}
-
-fn time(value: &[u8]) -> Result<Time, Problem> {
-    let bad = Problem::Number { field: "mtime" };
-    let text = std::str::from_utf8(value).map_err(|_| bad.clone())?;
-    let (negative, digits) = match text.strip_prefix('-') {
-        Some(rest) => (true, rest),
-        None => (false, text),
-    };
-    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    let all_digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-    if whole.is_empty() || !all_digits(whole) || !all_digits(fraction) {
-        return Err(bad);
-    }
-    let seconds: i64 = whole.parse().map_err(|_| bad.clone())?;
-    let nanoseconds: u32 =
-        format!("{fraction:0<9.9}").parse().map_err(|_| bad.clone())?;
-    Ok(match (negative, nanoseconds) {
-        (false, _) => Time { seconds, nanoseconds },
-        (true, 0) => Time { seconds: -seconds, nanoseconds: 0 },
-        (true, _) => Time { seconds: -seconds - 1, nanoseconds: 1_000_000_000 - nanoseconds },
-    })
 }

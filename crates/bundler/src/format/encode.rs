@@ -1,6 +1,6 @@
 //! Headers out.
 
-use super::{BLOCK_LEN, Kind, Time};
+use super::{BLOCK_LEN, Kind, Records, Time};
 
 /// The header of one entry, and the records that do not fit into it.
 #[derive(Debug, Clone)]
@@ -16,7 +16,7 @@ pub(crate) struct Header<'a> {
     pub(crate) size: u64,
     pub(crate) device: (u32, u32),
     /// pax records besides those that the fields need.
-    pub(crate) records: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(crate) records: Records,
 }
 
 impl<'a> Header<'a> {
@@ -73,7 +73,7 @@ impl<'a> Header<'a> {
         (bytes.len() == total).then_some(bytes)
     }
 
-    fn all_records(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+    fn all_records(&self) -> Records {
         let mut records = Vec::new();
         let mut push = |key: &[u8], value: Vec<u8>| records.push((key.to_vec(), value));
         if !fits_name(self.name) {
@@ -90,7 +90,10 @@ impl<'a> Header<'a> {
                 push(key, id.to_string().into_bytes());
             }
         }
-        let Time { seconds, nanoseconds } = self.mtime;
+        let Time {
+            seconds,
+            nanoseconds,
+        } = self.mtime;
         if nanoseconds != 0 || !(0..1 << 33).contains(&seconds) {
             push(b"mtime", time_text(self.mtime).into_bytes());
         }
@@ -101,7 +104,13 @@ impl<'a> Header<'a> {
     /// A header of type x with `body`, which is padded to whole blocks.
     fn extended(&self, bytes: &mut Vec<u8>, body: &[u8]) {
         let mut name = b"PaxHeaders/".to_vec();
-        name.extend(self.name.iter().copied().filter(u8::is_ascii_graphic).take(80));
+        name.extend(
+            self.name
+                .iter()
+                .copied()
+                .filter(u8::is_ascii_graphic)
+                .take(80),
+        );
         let header = Header {
             name: &name,
             kind: Kind::Other(b'x'),
@@ -121,7 +130,10 @@ impl<'a> Header<'a> {
 
     /// The ustar block. What does not fit is cut: a record says it in full.
     pub(crate) fn block(&self) -> [u8; BLOCK_LEN] {
-        let mut fields = Fields { block: [0; BLOCK_LEN], at: 0 };
+        let mut fields = Fields {
+            block: [0; BLOCK_LEN],
+            at: 0,
+        };
         fields.text(self.name, 100);
         fields.number(u64::from(self.mode & 0o7777), 8);
         fields.number(u64::from(self.uid), 8);
@@ -209,5 +221,9 @@ fn time_text(time: Time) -> String {
     let total = i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanoseconds);
     let sign = if total < 0 { "-" } else { "" };
     let total = total.unsigned_abs();
-    format!("{sign}{}.{:09}", total / 1_000_000_000, total % 1_000_000_000)
+    format!(
+        "{sign}{}.{:09}",
+        total / 1_000_000_000,
+        total % 1_000_000_000
+    )
 }

@@ -2,8 +2,9 @@ use std::io::Read as _;
 
 use proptest::prelude::*;
 
-use super::decode::{Reader, Stop, Stream};
+use super::decode::{Reader, Stop};
 use super::encode::Header;
+use super::source::Stream;
 use super::*;
 use crate::error::Problem;
 
@@ -109,16 +110,27 @@ proptest! {
 fn archives_cut_anywhere_are_truncated() {
     let whole = archive(&[(Header::file(b"a", 600, Time::default()), &[9; 600])]);
     for length in 512..whole.len() {
-        assert_eq!(problem(&whole[..length]), Problem::Truncated, "cut at {length}");
+        assert_eq!(
+            problem(&whole[..length]),
+            Problem::Truncated,
+            "cut at {length}"
+        );
     }
 }
 
 #[test]
 fn other_formats_are_told_apart() {
     let gzip = [&[0x1f, 0x8b][..], &[7; 600]].concat();
-    assert_eq!(problem(&gzip), Problem::NotTar { looks_like: Some("gzip") });
+    assert_eq!(
+        problem(&gzip),
+        Problem::NotTar {
+            looks_like: Some("gzip")
+        }
+    );
     assert_eq!(problem(&[7; 600]), Problem::NotTar { looks_like: None });
-    let short = Problem::NotTar { looks_like: Some("shorter than a header") };
+    let short = Problem::NotTar {
+        looks_like: Some("shorter than a header"),
+    };
     assert_eq!(problem(b"short"), short);
     assert_eq!(problem(b""), short);
 }
@@ -127,7 +139,10 @@ fn other_formats_are_told_apart() {
 fn what_can_be_read_in_two_ways_is_refused() {
     let twice = b"12 path=abc\n12 path=xyz\n";
     let bad = |reason| Problem::ExtendedHeader { reason };
-    assert_eq!(decode::parse_records(twice), Err(bad("a record is given twice")));
+    assert_eq!(
+        records::parse_records(twice),
+        Err(bad("a record is given twice"))
+    );
     for (body, reason) in [
         (&b"x"[..], "a record has no length"),
         (b"9999999999 a=b\n", "a record has no length"),
@@ -136,12 +151,22 @@ fn what_can_be_read_in_two_ways_is_refused() {
         (b"6 =bc\n", "a record has no key"),
         (b"0 a=b\n", "a record does not end"),
     ] {
-        assert_eq!(decode::parse_records(body), Err(bad(reason)), "{}", body.escape_ascii());
+        assert_eq!(
+            records::parse_records(body),
+            Err(bad(reason)),
+            "{}",
+            body.escape_ascii()
+        );
     }
     let mut directory = Header::file(b"d/", 4, Time::default());
     directory.kind = Kind::Directory;
     let bytes = archive(&[(directory, b"data")]);
-    assert_eq!(problem(&bytes), Problem::Number { field: "size of an entry without data" });
+    assert_eq!(
+        problem(&bytes),
+        Problem::Number {
+            field: "size of an entry without data"
+        }
+    );
 }
 
 #[test]
@@ -149,7 +174,12 @@ fn extended_headers_are_bounded() {
     let mut header = Header::file(b"n", 0, Time::default());
     header.records = vec![(b"SCHILY.xattr.user.big".to_vec(), vec![b'x'; 2 << 20])];
     let bytes = archive(&[(header, b"")]);
-    assert_eq!(problem(&bytes), Problem::ExtendedHeader { reason: "longer than 1 MiB" });
+    assert_eq!(
+        problem(&bytes),
+        Problem::ExtendedHeader {
+            reason: "longer than 1 MiB"
+        }
+    );
     let name = vec![b'a'; 5000];
     let bytes = archive(&[(Header::file(&name, 0, Time::default()), b"")]);
     assert_eq!(problem(&bytes), Problem::UncleanName);
@@ -157,7 +187,9 @@ fn extended_headers_are_bounded() {
     long.kind = Kind::Other(b'L');
     assert_eq!(
         problem(&archive(&[(long, b"")])),
-        Problem::ExtendedHeader { reason: "longer than 1 MiB" }
+        Problem::ExtendedHeader {
+            reason: "longer than 1 MiB"
+        }
     );
 }
 
@@ -165,7 +197,10 @@ fn extended_headers_are_bounded() {
 fn sparse_headers_of_other_versions_are_refused() {
     let mut header = Header::file(b"s", 0, Time::default());
     header.records = vec![(b"GNU.sparse.map".to_vec(), b"0,1".to_vec())];
-    assert_eq!(problem(&archive(&[(header.clone(), b"")])), Problem::SparseMap);
+    assert_eq!(
+        problem(&archive(&[(header.clone(), b"")])),
+        Problem::SparseMap
+    );
     header.records = vec![(b"GNU.sparse.realsize".to_vec(), b"10".to_vec())];
     assert_eq!(problem(&archive(&[(header, b"")])), Problem::SparseMap);
 }

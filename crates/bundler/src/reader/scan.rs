@@ -7,8 +7,9 @@ use std::os::unix::fs::FileExt as _;
 
 use super::{Location, ReadLimits};
 use crate::error::{Error, Finding, Problem, quoted};
-use crate::format::decode::{FileRange, Member, Reader, Stop};
 use crate::format::Kind;
+use crate::format::decode::{Member, Reader, Stop};
+use crate::format::source::FileRange;
 use crate::names;
 
 /// Most bytes after the end marker: what fills up a record of GNU tar, and some.
@@ -35,12 +36,26 @@ pub(super) fn scan(
     let failed = |error| Error::io("read the archive", error);
     let status = file.metadata().map_err(failed)?;
     let mut scanned = Scanned::default();
-    let mut tell = |name: &[u8], problem| report(Finding { entry: quoted(name), problem });
+    let mut tell = |name: &[u8], problem| {
+        report(Finding {
+            entry: quoted(name),
+            problem,
+        })
+    };
     if !status.is_file() {
-        tell(b"archive", Problem::WrongType { found: "something that is no regular file" });
+        tell(
+            b"archive",
+            Problem::WrongType {
+                found: "something that is no regular file",
+            },
+        );
         return Ok(scanned);
     }
-    let mut reader = Reader::new(FileRange { file, at: 0, end: status.len() });
+    let mut reader = Reader::new(FileRange {
+        file,
+        at: 0,
+        end: status.len(),
+    });
     let mut seen = HashSet::new();
     let mut count = 0;
     loop {
@@ -57,19 +72,31 @@ pub(super) fn scan(
         };
         count += 1;
         if count > limits.entries {
-            tell(&member.name, Problem::TooManyEntries { limit: limits.entries });
+            tell(
+                &member.name,
+                Problem::TooManyEntries {
+                    limit: limits.entries,
+                },
+            );
             return Ok(scanned);
         }
         match judge(&member, limits, &mut seen, status.len()) {
             Ok(Some(name)) => {
-                let location = Location { offset: member.data_offset, size: member.size };
+                let location = Location {
+                    offset: member.data_offset,
+                    size: member.size,
+                };
                 scanned.entries.push((name, location));
             }
             Ok(None) => {}
             Err(problem) => {
                 let cut = problem == Problem::Truncated;
                 let place = format!("header at byte {}", member.header_offset);
-                let name = if member.name.is_empty() { place.as_bytes() } else { &member.name };
+                let name = if member.name.is_empty() {
+                    place.as_bytes()
+                } else {
+                    &member.name
+                };
                 if !tell(name, problem) || cut {
                     return Ok(scanned);
                 }
@@ -97,7 +124,9 @@ fn judge(
         return Err(Problem::WrongType { found: kind.word() });
     }
     if member.sparse_size.is_some() {
-        return Err(Problem::WrongType { found: "sparse file" });
+        return Err(Problem::WrongType {
+            found: "sparse file",
+        });
     }
     if !names::is_clean(bare) || (kind == Kind::Regular && bare != name) {
         return Err(Problem::UncleanName);
@@ -116,12 +145,19 @@ fn judge(
     if !seen.insert(bare.to_owned()) {
         return Err(Problem::Duplicate);
     }
-    if member.data_offset.checked_add(member.size).is_none_or(|end| end > length) {
+    if member
+        .data_offset
+        .checked_add(member.size)
+        .is_none_or(|end| end > length)
+    {
         return Err(Problem::Truncated);
     }
     let limit = limits.bytes_of(name);
     if member.size > limit {
-        return Err(Problem::TooLarge { size_bytes: member.size, limit_bytes: limit });
+        return Err(Problem::TooLarge {
+            size_bytes: member.size,
+            limit_bytes: limit,
+        });
     }
     Ok((kind == Kind::Regular).then(|| name.to_owned()))
 }
@@ -134,4 +170,3 @@ fn only_zeros(file: &File, from: u64, to: u64) -> io::Result<bool> {
     file.read_exact_at(&mut buffer, from)?;
     Ok(buffer.iter().all(|byte| *byte == 0))
 }
-

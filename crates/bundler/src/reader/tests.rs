@@ -1,5 +1,3 @@
-#![expect(clippy::disallowed_methods, reason = "tests lay plain files out")]
-
 use std::io::Write as _;
 
 use proptest::prelude::*;
@@ -39,13 +37,18 @@ impl Forge {
 
     fn raw(mut self, content: &[u8]) -> Self {
         self.bytes.extend_from_slice(content);
-        self.bytes.resize(self.bytes.len().next_multiple_of(BLOCK_LEN), 0);
+        self.bytes
+            .resize(self.bytes.len().next_multiple_of(BLOCK_LEN), 0);
         self
     }
 
     fn manifest(self) -> Self {
         let entries = self.entries.clone();
-        let manifest = Manifest { format_version: 1, entries, ..Manifest::default() };
+        let manifest = Manifest {
+            format_version: 1,
+            entries,
+            ..Manifest::default()
+        };
         let bytes = manifest.to_bytes().unwrap();
         self.with(names::MANIFEST, &bytes)
     }
@@ -86,7 +89,13 @@ fn all(bytes: &[u8]) -> Vec<String> {
 }
 
 fn refused(bytes: &[u8], entry: &str, problem: Problem) {
-    assert_eq!(check(bytes), Err(Finding { entry: entry.to_owned(), problem }));
+    assert_eq!(
+        check(bytes),
+        Err(Finding {
+            entry: entry.to_owned(),
+            problem
+        })
+    );
 }
 
 #[test]
@@ -106,7 +115,11 @@ fn names_types_and_repetitions_are_refused() {
         (b"../config.dump", Kind::Regular, Problem::UncleanName),
         (b"/etc/passwd", Kind::Regular, Problem::UncleanName),
         (b"./spec.dump", Kind::Regular, Problem::UncleanName),
-        (b"checkpoint/../../x.img", Kind::Regular, Problem::UncleanName),
+        (
+            b"checkpoint/../../x.img",
+            Kind::Regular,
+            Problem::UncleanName,
+        ),
         (b"checkpoint//x.img", Kind::Regular, Problem::UncleanName),
         (b"checkpoint/a/b.img", Kind::Regular, Problem::UncleanName),
         (b"checkpoint/\xff.img", Kind::Regular, Problem::UncleanName),
@@ -121,56 +134,106 @@ fn names_types_and_repetitions_are_refused() {
         (b"spec.dump", Kind::HardLink, wrong("hard link")),
         (b"spec.dump", Kind::Fifo, wrong("named pipe")),
         (b"spec.dump", Kind::CharDevice, wrong("character device")),
-        (b"spec.dump", Kind::Other(b'g'), wrong("global extended header")),
+        (
+            b"spec.dump",
+            Kind::Other(b'g'),
+            wrong("global extended header"),
+        ),
     ];
     for (name, kind, problem) in cases {
         let bytes = honest().typed(name, kind, b"/etc/shadow").manifest().end();
         let nameless = "header at byte 8192".to_owned();
-        let shown = if name.is_empty() { nameless } else { crate::error::quoted(name) };
+        let shown = if name.is_empty() {
+            nameless
+        } else {
+            crate::error::quoted(name)
+        };
         refused(&bytes, &shown, problem.clone());
-        assert!(all(&bytes).iter().any(|line| line.contains(&problem.to_string())));
+        assert!(
+            all(&bytes)
+                .iter()
+                .any(|line| line.contains(&problem.to_string()))
+        );
     }
 }
 
 #[test]
 fn a_link_in_place_of_the_directory_is_refused() {
-    let bytes = Forge::default().typed(b"checkpoint", Kind::Symlink, b"/").manifest().end();
-    refused(&bytes, "checkpoint", Problem::WrongType { found: "symbolic link" });
+    let bytes = Forge::default()
+        .typed(b"checkpoint", Kind::Symlink, b"/")
+        .manifest()
+        .end();
+    refused(
+        &bytes,
+        "checkpoint",
+        Problem::WrongType {
+            found: "symbolic link",
+        },
+    );
 }
 
 #[test]
 fn content_that_differs_from_the_manifest_is_refused() {
     let mut changed = honest().manifest().end();
-    let at = changed.windows(4).position(|window| window == b"core").unwrap();
+    let at = changed
+        .windows(4)
+        .position(|window| window == b"core")
+        .unwrap();
     // The first hit is the name in the header.
-    let at = at + changed[at + 4..].windows(5).position(|w| w == b"core\0").unwrap() + 4;
+    let at = at
+        + changed[at + 4..]
+            .windows(5)
+            .position(|w| w == b"core\0")
+            .unwrap()
+        + 4;
     changed[at] = b'C';
     refused(&changed, "checkpoint/core-1.img", Problem::Digest);
 
     let mut forge = honest();
     forge.entries[1].size = 5;
-    let differs = Problem::Differs { what: "size", expected: 5, found: 4 };
+    let differs = Problem::Differs {
+        what: "size",
+        expected: 5,
+        found: 4,
+    };
     refused(&forge.manifest().end(), "checkpoint/core-1.img", differs);
 
     let mut forge = honest();
     let offset = std::mem::replace(&mut forge.entries[1].offset, 7);
-    let differs = Problem::Differs { what: "offset", expected: 7, found: offset };
+    let differs = Problem::Differs {
+        what: "offset",
+        expected: 7,
+        found: offset,
+    };
     refused(&forge.manifest().end(), "checkpoint/core-1.img", differs);
 
     let mut forge = honest();
     forge.entries.pop();
-    refused(&forge.clone().manifest().end(), "config.dump", Problem::NotInManifest);
+    refused(
+        &forge.clone().manifest().end(),
+        "config.dump",
+        Problem::NotInManifest,
+    );
 
     let mut forge = honest();
-    forge.entries.push(Entry { name: "spec.dump".to_owned(), ..Entry::default() });
+    forge.entries.push(Entry {
+        name: "spec.dump".to_owned(),
+        ..Entry::default()
+    });
     refused(&forge.manifest().end(), "spec.dump", Problem::Missing);
 
     let mut forge = honest();
     forge.entries.push(forge.entries[0].clone());
-    refused(&forge.manifest().end(), "checkpoint/pages-1.img", Problem::Duplicate);
+    refused(
+        &forge.manifest().end(),
+        "checkpoint/pages-1.img",
+        Problem::Duplicate,
+    );
 
     refused(&honest().end(), "manifest.json", Problem::Missing);
-    let bad = honest().with("manifest.json", b"{\"format_version\":1,\"x\":2}").end();
+    let bad = honest()
+        .with("manifest.json", b"{\"format_version\":1,\"x\":2}")
+        .end();
     let reason = "unknown key x".to_owned();
     refused(&bad, "manifest.json", Problem::Manifest { reason });
 }
@@ -178,37 +241,76 @@ fn content_that_differs_from_the_manifest_is_refused() {
 #[test]
 fn page_images_can_be_left_unread() {
     let mut bytes = honest().manifest().end();
-    let at = bytes.windows(64).position(|window| window == [3; 64]).unwrap();
+    let at = bytes
+        .windows(64)
+        .position(|window| window == [3; 64])
+        .unwrap();
     bytes[at] = 4;
     let archive = Archive::open(file_of(&bytes)).unwrap();
     let error = archive.verify().unwrap_err();
-    assert_eq!(error.to_string(), "checkpoint/pages-1.img: the content does not match its digest");
+    assert_eq!(
+        error.to_string(),
+        "checkpoint/pages-1.img: the content does not match its digest"
+    );
     let mut read = 0;
-    archive.verify_with(Pages::SizeOnly, &mut |bytes| read = bytes).unwrap();
+    archive
+        .verify_with(Pages::SizeOnly, &mut |bytes| read = bytes)
+        .unwrap();
     assert!(read > 0 && read < 5000);
 }
 
 #[test]
 fn sizes_and_numbers_are_bounded() {
-    let limits = ReadLimits { entries: 3, large_bytes: 5000, small_bytes: 3 };
+    let limits = ReadLimits {
+        entries: 3,
+        large_bytes: 5000,
+        small_bytes: 3,
+    };
     let error = Archive::open_within(file_of(&honest().end()), &limits).unwrap_err();
-    assert_eq!(error.to_string(), "checkpoint/core-1.img: 4 bytes where 3 are allowed");
-    let limits = ReadLimits { small_bytes: 4, ..limits };
+    assert_eq!(
+        error.to_string(),
+        "checkpoint/core-1.img: 4 bytes where 3 are allowed"
+    );
+    let limits = ReadLimits {
+        small_bytes: 4,
+        ..limits
+    };
     let error = Archive::open_within(file_of(&honest().end()), &limits).unwrap_err();
     assert_eq!(error.to_string(), "config.dump: more than 3 entries");
 
     let mut huge = Header::file(b"spec.dump", u64::MAX / 2, Time::default()).encode();
     huge.extend([0; 2048]);
-    refused(&[honest().bytes, huge].concat(), "spec.dump", Problem::Truncated);
+    refused(
+        &[honest().bytes, huge].concat(),
+        "spec.dump",
+        Problem::Truncated,
+    );
     let big = vec![b' '; 17 << 20];
-    let problem = Problem::TooLarge { size_bytes: 17 << 20, limit_bytes: 16 << 20 };
-    refused(&honest().with("manifest.json", &big).end(), "manifest.json", problem);
+    let problem = Problem::TooLarge {
+        size_bytes: 17 << 20,
+        limit_bytes: 16 << 20,
+    };
+    refused(
+        &honest().with("manifest.json", &big).end(),
+        "manifest.json",
+        problem,
+    );
 }
 
 #[test]
 fn what_is_no_archive_is_refused() {
-    refused(b"", "header at byte 0", Problem::NotTar { looks_like: Some("shorter than a header") });
-    refused(&[b'x'; 4096], "header at byte 512", Problem::NotTar { looks_like: None });
+    refused(
+        b"",
+        "header at byte 0",
+        Problem::NotTar {
+            looks_like: Some("shorter than a header"),
+        },
+    );
+    refused(
+        &[b'x'; 4096],
+        "header at byte 512",
+        Problem::NotTar { looks_like: None },
+    );
     let mut trailing = honest().manifest().end();
     trailing.extend_from_slice(b"hidden");
     refused(&trailing, "end of the archive", Problem::TrailingData);
@@ -217,7 +319,10 @@ fn what_is_no_archive_is_refused() {
     refused(&long, "end of the archive", Problem::TrailingData);
     let (reader, _writer) = rustix::pipe::pipe().unwrap();
     let error = Archive::open(File::from(reader)).unwrap_err();
-    assert!(error.to_string().starts_with("archive: a something"), "{error}");
+    assert!(
+        error.to_string().starts_with("archive: a something"),
+        "{error}"
+    );
     let directory = File::open("/").unwrap();
     Archive::open(directory).unwrap_err();
 }
@@ -238,10 +343,15 @@ fn every_problem_is_found_in_one_pass() {
         .typed(b"../../etc/cron.d/x", Kind::Regular, b"")
         .typed(b"spec.dump", Kind::Symlink, b"/etc/shadow")
         .with("config.dump", b"other");
-    forge.entries.retain(|entry| entry.name != "checkpoint/core-1.img");
+    forge
+        .entries
+        .retain(|entry| entry.name != "checkpoint/core-1.img");
     forge.entries.pop();
     forge.entries[0].sha256 = "0".repeat(64);
-    forge.entries.push(Entry { name: "dump.log".to_owned(), ..Entry::default() });
+    forge.entries.push(Entry {
+        name: "dump.log".to_owned(),
+        ..Entry::default()
+    });
     assert_eq!(
         all(&forge.manifest().end()),
         [

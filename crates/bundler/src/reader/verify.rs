@@ -63,8 +63,12 @@ pub fn findings(
     };
     let scanned = scan(&file, limits, &mut collect)?;
     let complete = scanned.complete;
-    let mut archive =
-        Archive { file, index: HashMap::new(), entries: scanned.entries, manifest: None };
+    let mut archive = Archive {
+        file,
+        index: HashMap::new(),
+        entries: scanned.entries,
+        manifest: None,
+    };
     for (index, (name, _)) in archive.entries.iter().enumerate() {
         archive.index.insert(name.clone(), index);
     }
@@ -74,7 +78,10 @@ pub fn findings(
             Ok(manifest) => archive.manifest = Some(manifest),
             Err(reason) => {
                 let problem = Problem::Manifest { reason };
-                collect(Finding { entry: names::MANIFEST.to_owned(), problem });
+                collect(Finding {
+                    entry: names::MANIFEST.to_owned(),
+                    problem,
+                });
             }
         }
     }
@@ -107,7 +114,11 @@ pub(super) fn verify(
     for (name, location) in archive.entries() {
         let entry = expected.remove(name);
         let differs = |what, expected: u64, found: u64| {
-            (expected != found).then_some(Problem::Differs { what, expected, found })
+            (expected != found).then_some(Problem::Differs {
+                what,
+                expected,
+                found,
+            })
         };
         let mut problem = match entry {
             Some(entry) => differs("size", entry.size, location.size)
@@ -143,7 +154,10 @@ pub(super) fn verify(
 }
 
 fn finding(name: &str, problem: Problem) -> Finding {
-    Finding { entry: quoted(name.as_bytes()), problem }
+    Finding {
+        entry: quoted(name.as_bytes()),
+        problem,
+    }
 }
 
 /// The digest of an entry, `None` when the file was cut.

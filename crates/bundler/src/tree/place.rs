@@ -49,7 +49,8 @@ impl Place<'_> {
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = rustix::fs::openat(self.dir, self.name, flags, Mode::RUSR | Mode::WUSR);
-        file.map(File::from).map_err(|error| self.failed(error.into()))
+        file.map(File::from)
+            .map_err(|error| self.failed(error.into()))
     }
 
     pub(super) fn create_directory(&self) -> Result<(), Error> {
@@ -86,9 +87,7 @@ impl Place<'_> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let opened = rustix::fs::openat(self.dir, self.name, flags, Mode::empty()).map_err(fail)?;
         let lost = attributes_of(&opened, member).map_err(|error| match error {
-            AttributeError::Refused(name) => {
-                Error::invalid(self.path, Problem::Attribute { name })
-            }
+            AttributeError::Refused(name) => Error::invalid(self.path, Problem::Attribute { name }),
             AttributeError::Failed(error) => self.failed(error),
         })?;
         if times {
@@ -109,8 +108,14 @@ impl Place<'_> {
 }
 
 pub(super) fn timestamps(time: Time) -> Timestamps {
-    let time = Timespec { tv_sec: time.seconds, tv_nsec: i64::from(time.nanoseconds) };
-    Timestamps { last_access: time, last_modification: time }
+    let time = Timespec {
+        tv_sec: time.seconds,
+        tv_nsec: i64::from(time.nanoseconds),
+    };
+    Timestamps {
+        last_access: time,
+        last_modification: time,
+    }
 }
 
 /// A failure at `path`.
@@ -126,9 +131,12 @@ pub(super) fn failed(path: &[u8], error: io::Error) -> Error {
         Errno::INTR,
     ];
     match Errno::from_io_error(&error) {
-        Some(errno) if !ours.contains(&errno) => {
-            Error::invalid(path, Problem::Refused { reason: error.to_string() })
-        }
+        Some(errno) if !ours.contains(&errno) => Error::invalid(
+            path,
+            Problem::Refused {
+                reason: error.to_string(),
+            },
+        ),
         _ => Error::io(format!("make {}", quoted(path)), error),
     }
 }
@@ -140,10 +148,7 @@ pub(super) enum AttributeError {
 }
 
 /// Sets everything but the time on what was opened with `O_PATH`.
-pub(super) fn attributes_of(
-    opened: &OwnedFd,
-    member: &Member,
-) -> Result<Lost, AttributeError> {
+pub(super) fn attributes_of(opened: &OwnedFd, member: &Member) -> Result<Lost, AttributeError> {
     let fail = |error: Errno| AttributeError::Failed(error.into());
     // 2^32-1 would mean "leave as it is" to the kernel.
     if member.uid == u32::MAX || member.gid == u32::MAX {
@@ -166,7 +171,7 @@ pub(super) fn attributes_of(
         }
         // The magic link of a symbolic link leads to the link itself.
         let set = sys::fs::set_xattr(opened, OsStr::new(""), OsStr::from_bytes(name), value);
-        match set.as_ref().map_err(|error| Errno::from_io_error(error)) {
+        match set.as_ref().map_err(Errno::from_io_error) {
             Ok(()) => {}
             Err(Some(Errno::OPNOTSUPP)) => lost.push(shown),
             Err(_) => set.map_err(AttributeError::Failed)?,

@@ -49,7 +49,10 @@ pub(super) fn segments(file: &File, size: u64, stored: u64) -> io::Result<Option
         return Ok(None);
     }
     // An empty segment at the end tells readers how long the file is.
-    if found.last().is_none_or(|(offset, length)| offset + length < size) {
+    if found
+        .last()
+        .is_none_or(|(offset, length)| offset + length < size)
+    {
         found.push((size, 0));
     }
     Ok(Some(found))
@@ -74,12 +77,22 @@ pub(super) fn decode(
     size: u64,
 ) -> io::Result<Result<Vec<Segment>, Problem>> {
     let bad = Ok(Err(Problem::SparseMap));
-    let mut lines = Lines { source, block: [0; BLOCK_LEN], at: BLOCK_LEN, blocks: 0, stored };
-    let Some(count) = lines.number()?.filter(|count| *count <= MAX_SEGMENTS) else { return bad };
+    let mut lines = Lines {
+        source,
+        block: [0; BLOCK_LEN],
+        at: BLOCK_LEN,
+        blocks: 0,
+        stored,
+    };
+    let Some(count) = lines.number()?.filter(|count| *count <= MAX_SEGMENTS) else {
+        return bad;
+    };
     let mut segments = Vec::new();
     let (mut end, mut data) = (0_u64, 0_u64);
     for _ in 0..count {
-        let (Some(offset), Some(length)) = (lines.number()?, lines.number()?) else { return bad };
+        let (Some(offset), Some(length)) = (lines.number()?, lines.number()?) else {
+            return bad;
+        };
         let Some(next) = offset.checked_add(length).filter(|next| *next <= size) else {
             return bad;
         };
@@ -91,7 +104,11 @@ pub(super) fn decode(
         segments.push((offset, length));
     }
     let map = lines.blocks * BLOCK;
-    Ok(if map.checked_add(data) == Some(stored) { Ok(segments) } else { Err(Problem::SparseMap) })
+    Ok(if map.checked_add(data) == Some(stored) {
+        Ok(segments)
+    } else {
+        Err(Problem::SparseMap)
+    })
 }
 
 /// Decimal numbers, one a line, read block by block.
@@ -121,7 +138,10 @@ impl<R: Read> Lines<'_, R> {
                 b'\n' => return Ok(value),
                 b'0'..=b'9' => {
                     let digit = u64::from(byte - b'0');
-                    let next = value.unwrap_or(0).checked_mul(10).and_then(|v| v.checked_add(digit));
+                    let next = value
+                        .unwrap_or(0)
+                        .checked_mul(10)
+                        .and_then(|v| v.checked_add(digit));
                     if next.is_none() {
                         return Ok(None);
                     }

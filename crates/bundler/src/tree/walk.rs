@@ -6,72 +6,22 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat};
 
+use super::report::{CaptureReport, MAX_SKIPPED, Skipped};
 use super::{Dialect, path_of};
 use crate::error::Error;
 use crate::format::encode::Header;
-use crate::format::{BLOCK_LEN, Kind, Time, XATTR_PREFIX};
+use crate::format::{BLOCK_LEN, Kind, Records, Time, XATTR_PREFIX};
 
 mod content;
 mod later;
 
 /// A container can make trees of any depth; this one has a descriptor open for each level.
 const MAX_DEPTH: usize = 512;
-/// How many left-out files a report lists.
-const MAX_SKIPPED: usize = 1000;
 /// Beginning of names that mark deletions in a layer.
 const WHITEOUT: &[u8] = b".wh.";
-
-/// What went into the tar, and what did not.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CaptureReport {
-    /// Number of files that are not directories.
-    pub files: u64,
-    /// Number of directories.
-    pub directories: u64,
-    /// Bytes of their content.
-    pub bytes: u64,
-    /// Paths (absolute in the container) that the container deleted.
-    pub deleted: Vec<PathBuf>,
-    /// Directories (absolute in the container) that hide what the layers below have in them.
-    pub opaque: Vec<PathBuf>,
-    /// What was left out; the first 1000.
-    pub skipped: Vec<Skipped>,
-}
-
-impl CaptureReport {
-    /// The content of `deleted.files`: a JSON array of the deleted paths, and of the names that
-    /// mark them in the layer. Engines that do not know whiteouts unpack these as files, and then
-    /// delete what is listed here, so that both ways of reading end in the same tree. Paths that
-    /// are not UTF-8 cannot be said in JSON and are marked in the layer only.
-    ///
-    /// # Errors
-    ///
-    /// None in practice: strings can always be written.
-    pub fn deleted_files(&self) -> Result<Vec<u8>, Error> {
-        let mark = |path: &PathBuf, prefix: &str| {
-            let name = path.file_name()?.to_str()?;
-            Some(path.with_file_name(format!("{prefix}{name}")))
-        };
-        let marks = self.deleted.iter().filter_map(|path| mark(path, ".wh."));
-        let opaque = self.opaque.iter().map(|path| path.join(".wh..wh..opq"));
-        let all: Vec<PathBuf> = self.deleted.iter().cloned().chain(marks).chain(opaque).collect();
-        let texts: Vec<&str> = all.iter().filter_map(|path| path.to_str()).collect();
-        serde_json::to_vec(&texts).map_err(|error| Error::io("list deleted files", error.into()))
-    }
-}
-
-/// A file that is not in the tar.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Skipped {
-    /// Its path, relative to the directory.
-    pub path: PathBuf,
-    /// Why it was left out.
-    pub reason: &'static str,
-}
 
 /// A directory that is being walked.
 #[derive(Debug)]
@@ -135,7 +85,10 @@ impl<W: Write> TreeWriter<W> {
     ///
     /// [`Error::Unsupported`], [`Error::Io`], [`Error::NoSpace`].
     pub fn write_all(&mut self) -> Result<(), Error> {
-        let root = self.root.try_clone().map_err(|error| Error::io("open a directory", error))?;
+        let root = self
+            .root
+            .try_clone()
+            .map_err(|error| Error::io("open a directory", error))?;
         let root = self.enter(root, Vec::new())?;
         self.walk(root, 0)
     }
@@ -146,7 +99,10 @@ impl<W: Write> TreeWriter<W> {
     ///
     /// [`Error::Io`], [`Error::NoSpace`].
     pub fn finish(mut self) -> Result<(W, CaptureReport), Error> {
-        let end = self.out.write_all(&[0; 2 * BLOCK_LEN]).and_then(|()| self.out.flush());
+        let end = self
+            .out
+            .write_all(&[0; 2 * BLOCK_LEN])
+            .and_then(|()| self.out.flush());
         end.map_err(|error| Error::io("end a tar", error))?;
         Ok((self.out, self.report))
     }
@@ -181,7 +137,9 @@ impl<W: Write> TreeWriter<W> {
             self.whiteout(&join(&path, b".wh..wh..opq"))?;
             self.report.opaque.push(path_of(&join(b"/", &path)));
         }
-        let names = children(&dir).map_err(|error| reading(&path, error))?.into_iter();
+        let names = children(&dir)
+            .map_err(|error| reading(&path, error))?
+            .into_iter();
         Ok(Open { dir, path, names })
     }
 
@@ -197,8 +155,13 @@ impl<W: Write> TreeWriter<W> {
             .map_err(|error| reading(&path, error.into()))?;
         let kind = match FileType::from_raw_mode(status.st_mode) {
             FileType::Directory => {
-                let child = open_directory(dir, child).map_err(|error| reading(&path, error))?;
-                return self.enter(child, path).map(Some);
+                return match open_directory(dir, child) {
+                    Ok(child) => self.enter(child, path).map(Some),
+                    Err(error) if is_mount_point(&error) => {
+                        self.mounted_directory(&path).map(|()| None)
+                    }
+                    Err(error) => Err(reading(&path, error)),
+                };
             }
             FileType::RegularFile => Kind::Regular,
             FileType::Symlink => Kind::Symlink,
@@ -223,6 +186,20 @@ impl<W: Write> TreeWriter<W> {
         }
         self.written.insert(self.hasher.hash_one(&path));
         self.file(dir, child, &path, kind, &status).map(|()| None)
+    }
+
+    /// Writes the place where something else is mounted: what is mounted has its own tree, but the
+    /// mount needs a directory to go to. What is under the mount cannot be seen, so its attributes
+    /// are those that a runtime makes mount points with.
+    fn mounted_directory(&mut self, path: &[u8]) -> Result<(), Error> {
+        let name = [path, b"/"].concat();
+        let header = Header {
+            kind: Kind::Directory,
+            mode: 0o755,
+            ..Header::file(&name, 0, Time::default())
+        };
+        self.report.directories += 1;
+        self.put(&header, path)
     }
 
     /// Writes anything that is not a directory.
@@ -257,8 +234,10 @@ impl<W: Write> TreeWriter<W> {
                 header.link = &target;
             }
             Kind::CharDevice | Kind::BlockDevice => {
-                header.device =
-                    (rustix::fs::major(status.st_rdev), rustix::fs::minor(status.st_rdev));
+                header.device = (
+                    rustix::fs::major(status.st_rdev),
+                    rustix::fs::minor(status.st_rdev),
+                );
             }
             _ => {}
         }
@@ -266,7 +245,9 @@ impl<W: Write> TreeWriter<W> {
     }
 
     fn put(&mut self, header: &Header<'_>, path: &[u8]) -> Result<(), Error> {
-        self.out.write_all(&header.encode()).map_err(|error| writing(path, error))
+        self.out
+            .write_all(&header.encode())
+            .map_err(|error| writing(path, error))
     }
 
     fn whiteout(&mut self, name: &[u8]) -> Result<(), Error> {
@@ -275,14 +256,17 @@ impl<W: Write> TreeWriter<W> {
 
     fn skip(&mut self, path: &[u8], reason: &'static str) {
         if self.report.skipped.len() < MAX_SKIPPED {
-            self.report.skipped.push(Skipped { path: path_of(path), reason });
+            self.report.skipped.push(Skipped {
+                path: path_of(path),
+                reason,
+            });
         }
     }
 
     fn is_opaque(&self, dir: &OwnedFd, path: &[u8]) -> Result<bool, Error> {
         let key = OsStr::new("trusted.overlay.opaque");
-        let value = sys::fs::get_xattr(dir, OsStr::new(""), key)
-            .map_err(|error| reading(path, error))?;
+        let value =
+            sys::fs::get_xattr(dir, OsStr::new(""), key).map_err(|error| reading(path, error))?;
         Ok(value.as_deref() == Some(b"y"))
     }
 
@@ -293,16 +277,23 @@ impl<W: Write> TreeWriter<W> {
         name: &OsStr,
         path: &[u8],
         directory: bool,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+    ) -> Result<Records, Error> {
         let failed = |error| reading(path, error);
         let mut records = Vec::new();
         for key in sys::fs::list_xattrs(dir, name).map_err(failed)? {
             let bytes = key.as_bytes();
             if let Some(own) = bytes.strip_prefix(b"trusted.overlay.") {
-                let incomplete = if directory { own == b"redirect" } else { own == b"metacopy" };
+                let incomplete = if directory {
+                    own == b"redirect"
+                } else {
+                    own == b"metacopy"
+                };
                 if incomplete && self.dialect == Dialect::Overlay {
                     let reason = "the overlay was used with redirect_dir or metacopy";
-                    return Err(Error::Unsupported { path: path_of(path), reason });
+                    return Err(Error::Unsupported {
+                        path: path_of(path),
+                        reason,
+                    });
                 }
                 continue;
             }
@@ -343,7 +334,10 @@ fn join(parent: &[u8], name: &[u8]) -> Vec<u8> {
 fn check_depth(path: &[u8], depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         let reason = "the tree is more than 512 directories deep";
-        return Err(Error::Unsupported { path: path_of(path), reason });
+        return Err(Error::Unsupported {
+            path: path_of(path),
+            reason,
+        });
     }
     Ok(())
 }

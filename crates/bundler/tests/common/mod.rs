@@ -1,6 +1,10 @@
 //! What several tests need: a directory for CRIU's images, and somebody who plays CRIU.
 #![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
-#![allow(dead_code, clippy::allow_attributes, reason = "each test file uses a part of it")]
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "each test file uses a part of it"
+)]
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -29,7 +33,11 @@ impl Images {
 pub(crate) fn open_page_image(images: &Path, number: usize) -> io::Result<File> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
     let path = images.join(format!("pages-{number}.img"));
-    Ok(File::from(rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR)?))
+    Ok(File::from(rustix::fs::open(
+        &path,
+        flags,
+        Mode::RUSR | Mode::WUSR,
+    )?))
 }
 
 /// Writes page images one after the other, in pieces of odd sizes.

@@ -131,7 +131,7 @@ fn unix(images: &Images, entry: &UnixSkEntry) -> Socket {
             .values()
             .filter_map(|file| file.usk.as_ref())
             .find(|other| other.ino == entry.peer)
-            .map(name)
+            .map(|other| name(other))
             .filter(|name| !name.is_empty());
         name.unwrap_or_else(|| format!("inode {}", entry.peer))
     });

@@ -2,8 +2,9 @@
 //!
 //! A watch without a path names an inode by file handle, and root may open any inode of a file
 //! system by its handle: of the host's disk too, when a directory of it is mounted in the
-//! container. In another pod the handle is wrong anyway, so only paths are taken (CRIU writes them
-//! when it is told where to search, `irmap_scan_paths` with `force_irmap`).
+//! container. In another pod the handle is wrong anyway, so only paths are taken. CRIU writes one
+//! whenever it finds the inode on a mount of the container or where `irmap_scan_paths` tells it to
+//! look.
 
 use super::{Context, paths};
 use crate::proto::{FhEntry, FileEntry, MarkType};

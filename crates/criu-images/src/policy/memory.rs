@@ -78,7 +78,7 @@ fn mappings(
         report.malformed(place, "dumpable", "is no mode");
     }
     let file = |id: u32| context.images.files.get(&id);
-    if file(memory.exe_file_id).is_none_or(|file| file.reg.is_none()) {
+    if file(memory.exe_file_id).is_none_or(|file| file.reg.is_none() && file.memfd.is_none()) {
         report.malformed(
             place,
             "exe_file_id",

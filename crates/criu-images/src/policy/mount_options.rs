@@ -216,7 +216,10 @@ mod tests {
         assert!(check(Filesystem::Devpts, "gid=5", &devpts).is_some());
         assert_eq!(check(Filesystem::Proc, "", &[]), None);
         assert!(check(Filesystem::Proc, "gid=7", &[]).is_some());
-        assert_eq!(check(Filesystem::Cgroup2, "nsdelegate,memory_recursiveprot", &[]), None);
+        assert_eq!(
+            check(Filesystem::Cgroup2, "nsdelegate,memory_recursiveprot", &[]),
+            None
+        );
         assert!(check(Filesystem::Cgroup2, "none", &[]).is_some());
         assert_eq!(
             check(Filesystem::Proc, "", &["hidepid=2"]).unwrap(),

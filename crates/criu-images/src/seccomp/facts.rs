@@ -11,6 +11,9 @@ const WORDS: usize = 16;
 /// Word of the first argument's lower half.
 const FIRST_ARGUMENT: usize = 4;
 
+/// Values that a word is known not to have, at most.
+const MAX_NOT: usize = 64;
+
 /// Facts about one word.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Word {
@@ -237,7 +240,8 @@ impl Word {
         if self.has(mask, value) || mask == 0 && value == 0 {
             return false;
         }
-        if value & !mask == 0 {
+        // Forgetting is allowed, growing without bound is not.
+        if value & !mask == 0 && self.not.len() < MAX_NOT {
             self.not.push((mask, value));
         }
         if mask == u32::MAX {

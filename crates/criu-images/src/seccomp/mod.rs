@@ -20,7 +20,6 @@ use std::collections::{BTreeSet, HashMap};
 pub use arch::Arch;
 pub use profile::{Action, Comparison, Condition, Rule, SeccompProfile};
 
-use crate::limits::Limits;
 use crate::model::Images;
 use crate::policy::Request;
 use crate::proto::{SeccompFilter, SeccompMode, ThreadCoreEntry, core_entry::March};
@@ -61,6 +60,7 @@ pub(crate) fn check(images: &Images, request: &Request, report: &mut Report) {
         request,
         programs,
         verdicts: HashMap::new(),
+        budget: request.limits.max_filter_steps,
     };
     for process in &images.processes {
         let mut threads = process.threads.iter().filter_map(|tid| {
@@ -98,6 +98,8 @@ struct Judge<'a> {
     programs: Vec<Program>,
     /// Verdicts by program: forked tasks have copies of one filter.
     verdicts: HashMap<&'a [u8], Result<(), String>>,
+    /// Steps left for all proofs together.
+    budget: u64,
 }
 
 impl<'a> Judge<'a> {
@@ -233,10 +235,10 @@ impl<'a> Judge<'a> {
         else {
             return Err(format!("no filter {index}"));
         };
-        let limits = &self.request.limits;
+        let budget = &mut self.budget;
         self.verdicts
             .entry(filter.filter.as_slice())
-            .or_insert_with(|| is_as_strict(program, profile, march, limits))
+            .or_insert_with(|| is_as_strict(program, profile, march, budget))
             .clone()
     }
 }
@@ -253,7 +255,7 @@ fn is_as_strict(
     program: &Program,
     profile: &SeccompProfile,
     march: March,
-    limits: &Limits,
+    budget: &mut u64,
 ) -> Result<(), String> {
     let entries = arch::entries(march).ok_or_else(|| format!("unknown machine {march:?}"))?;
     for entry in entries {
@@ -264,7 +266,7 @@ fn is_as_strict(
                 narrow: entry.is_narrow(number),
             };
             let mut beyond = false;
-            let run = symbolic::run(program, call, limits.max_filter_steps, |level, facts| {
+            let run = symbolic::run(program, call, budget, |level, facts| {
                 beyond = level > profile.least(&entry, number, facts);
                 !beyond
             });

@@ -11,6 +11,9 @@ use super::facts::Facts;
 pub struct SeccompProfile {
     /// For calls that no rule matches.
     pub default_action: Action,
+    /// Error of `SCMP_ACT_ERRNO` as default.
+    #[serde(default)]
+    pub default_errno_ret: Option<u32>,
     /// System call conventions that may be used; empty means the machine's own only.
     #[serde(default, deserialize_with = "or_default")]
     pub architectures: Vec<Arch>,
@@ -20,12 +23,20 @@ pub struct SeccompProfile {
 }
 
 /// One rule: names, and what happens when the arguments match.
+///
+/// Where rules for one call contradict each other, runc and libseccomp 2.5 do this (seen in their
+/// filters): rules that say what the default says are dropped; of those without conditions the
+/// first counts, and then none with conditions does.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Rule {
     /// Names of system calls.
     pub names: Vec<String>,
     /// What happens.
     pub action: Action,
+    /// Error of `SCMP_ACT_ERRNO`.
+    #[serde(default)]
+    pub errno_ret: Option<u32>,
     /// Conditions, all of which must hold; where an argument is named twice, any.
     #[serde(default, deserialize_with = "or_default")]
     pub args: Vec<Condition>,
@@ -88,15 +99,18 @@ pub enum Action {
     /// A listener decides.
     #[serde(rename = "SCMP_ACT_NOTIFY")]
     Notify,
-    /// It fails, or the task is killed.
-    #[serde(
-        rename = "SCMP_ACT_ERRNO",
-        alias = "SCMP_ACT_KILL",
-        alias = "SCMP_ACT_KILL_THREAD",
-        alias = "SCMP_ACT_KILL_PROCESS",
-        alias = "SCMP_ACT_TRAP"
-    )]
-    Deny,
+    /// It fails.
+    #[serde(rename = "SCMP_ACT_ERRNO")]
+    Errno,
+    /// It raises SIGSYS.
+    #[serde(rename = "SCMP_ACT_TRAP")]
+    Trap,
+    /// The thread is killed.
+    #[serde(rename = "SCMP_ACT_KILL_THREAD", alias = "SCMP_ACT_KILL")]
+    KillThread,
+    /// The process is killed.
+    #[serde(rename = "SCMP_ACT_KILL_PROCESS")]
+    KillProcess,
 }
 
 /// Absent and `null` are the same in OCI specs.
@@ -121,7 +135,7 @@ impl Action {
             Self::Allow => Level::Allowed,
             Self::Log => Level::Logged,
             Self::Trace | Self::Notify => Level::Delegated,
-            Self::Deny => Level::Denied,
+            Self::Errno | Self::Trap | Self::KillThread | Self::KillProcess => Level::Denied,
         }
     }
 }
@@ -166,23 +180,32 @@ impl SeccompProfile {
     }
 
     fn least_of(&self, names: &[&str], facts: &Facts) -> Level {
-        let rules = || {
-            self.syscalls
-                .iter()
-                .filter(|rule| rule.names.iter().any(|n| names.contains(&n.as_str())))
-        };
+        let rules: Vec<&Rule> = self
+            .syscalls
+            .iter()
+            .filter(|rule| rule.names.iter().any(|name| names.contains(&name.as_str())))
+            .filter(|rule| !self.is_default(rule))
+            .collect();
+        if let Some(rule) = rules.iter().find(|rule| rule.args.is_empty()) {
+            return rule.action.level();
+        }
         let mut level = self.default_action.level();
-        for rule in rules() {
+        for rule in &rules {
             if rule.action.level() > level && rule.matches_always(facts) {
                 level = rule.action.level();
             }
         }
-        for rule in rules() {
+        for rule in &rules {
             if rule.action.level() < level && rule.may_match(facts) {
                 level = rule.action.level();
             }
         }
         level
+    }
+
+    fn is_default(&self, rule: &Rule) -> bool {
+        rule.action == self.default_action
+            && (rule.action != Action::Errno || rule.errno_ret == self.default_errno_ret)
     }
 }
 

@@ -29,7 +29,7 @@ enum Value {
 /// Why a filter cannot be judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TooComplex {
-    /// More steps than allowed.
+    /// The budget of steps is used up.
     Steps,
     /// It computes with the system call number, so that trying some numbers says nothing about
     /// the others.
@@ -53,11 +53,12 @@ struct State {
     facts: Facts,
 }
 
-/// Follows every path and hands its outcome and facts to `visit`, until that says `false`.
+/// Follows every path and hands its outcome and facts to `visit`, until that says `false`. Takes
+/// its steps from `budget`.
 pub(crate) fn run(
     program: &Program,
     call: Call,
-    max_steps: u64,
+    budget: &mut u64,
     mut visit: impl FnMut(Level, &Facts) -> bool,
 ) -> Result<(), TooComplex> {
     let zero = Value::Constant(0);
@@ -69,13 +70,9 @@ pub(crate) fn run(
         facts: Facts::new(call.narrow),
     };
     let mut open = vec![start];
-    let mut steps = 0;
     while let Some(mut state) = open.pop() {
         loop {
-            steps += 1;
-            if steps > max_steps {
-                return Err(TooComplex::Steps);
-            }
+            *budget = budget.checked_sub(1).ok_or(TooComplex::Steps)?;
             match step(program, call, &mut state, &mut open)? {
                 Step::Next => {}
                 Step::Dead => break,

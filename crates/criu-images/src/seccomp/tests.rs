@@ -2,7 +2,6 @@
 
 use super::bpf::tests::assemble;
 use super::{Action, Comparison, SeccompProfile, bpf, is_as_strict};
-use crate::Limits;
 use crate::proto::core_entry::March;
 
 const ALLOW: u32 = 0x7fff_0000;
@@ -16,7 +15,7 @@ fn verdict(rules: &str, code: &[(u16, u8, u8, u32)]) -> Result<(), String> {
     );
     let profile = SeccompProfile::from_json(&json).unwrap();
     let program = bpf::decode(&assemble(code)).unwrap();
-    is_as_strict(&program, &profile, March::X8664, &Limits::default())
+    is_as_strict(&program, &profile, March::X8664, &mut 10_000_000)
 }
 
 /// A filter for `read` (0) on x86-64 whose body follows; everything else is denied.
@@ -50,7 +49,7 @@ fn profiles_are_read_as_the_specification_writes_them() {
                 {"names":["write"],"action":"SCMP_ACT_TRAP","args":null}]}"#,
     )
     .unwrap();
-    assert_eq!(profile.default_action, Action::Deny);
+    assert_eq!(profile.default_action, Action::KillProcess);
     assert_eq!(profile.syscalls[0].action, Action::Log);
     assert_eq!(profile.syscalls[0].args[0].op, Comparison::NotEqual);
     assert!(SeccompProfile::from_json(r#"{"defaultAction":"SCMP_ACT_MAYBE"}"#).is_err());
@@ -195,12 +194,28 @@ fn conditions_on_one_argument_are_alternatives_and_denials_count() {
     assert_eq!(verdict(either, &two(1)), Ok(()));
     assert_eq!(verdict(either, &two(2)), Ok(()));
     assert!(verdict(either, &two(3)).is_err());
-    let but = r#"{"names":["read"],"action":"SCMP_ACT_ALLOW"},
-        {"names":["read"],"action":"SCMP_ACT_ERRNO","args":[
+    let but = r#"{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[
+            {"index":2,"value":7,"op":"SCMP_CMP_LE"}]},
+        {"names":["read"],"action":"SCMP_ACT_KILL","args":[
             {"index":2,"value":7,"op":"SCMP_CMP_EQ"}]}"#;
-    assert!(verdict(but, &on_read(&[(6, 0, 0, ALLOW)])).is_err());
     assert_eq!(verdict(but, &two(3)), Ok(()));
     assert!(verdict(but, &two(7)).is_err());
+    assert!(verdict(but, &two(8)).is_err());
+}
+
+#[test]
+fn of_rules_without_conditions_the_first_counts() {
+    let allow = r#"{"names":["read"],"action":"SCMP_ACT_ALLOW"}"#;
+    let deny = r#"{"names":["read"],"action":"SCMP_ACT_ERRNO","errnoRet":2}"#;
+    let default = r#"{"names":["read"],"action":"SCMP_ACT_ERRNO"}"#;
+    let some = r#"{"names":["read"],"action":"SCMP_ACT_ALLOW","args":[
+        {"index":0,"value":0,"op":"SCMP_CMP_GE"}]}"#;
+    let code = on_read(&[(6, 0, 0, ALLOW)]);
+    assert_eq!(verdict(&format!("{allow},{deny}"), &code), Ok(()));
+    assert_eq!(verdict(&format!("{default},{allow}"), &code), Ok(()));
+    assert_eq!(verdict(some, &code), Ok(()));
+    assert!(verdict(&format!("{deny},{allow}"), &code).is_err());
+    assert!(verdict(&format!("{some},{deny}"), &code).is_err());
 }
 
 #[test]
@@ -261,7 +276,7 @@ fn calls_behind_the_32_bit_multiplexers_are_opened_by_their_own_names() {
     };
     let judge = |code: Vec<u8>| {
         let program = bpf::decode(&code).unwrap();
-        is_as_strict(&program, &profile, March::X8664, &Limits::default()).is_ok()
+        is_as_strict(&program, &profile, March::X8664, &mut 10_000_000).is_ok()
     };
     assert!(judge(on(102, 3)) && judge(on(117, 21)));
     assert!(!judge(on(102, 1)) && !judge(on(117, 23)));

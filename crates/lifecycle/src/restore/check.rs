@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use criu_images::policy::{self as images_policy, FilePath, PathUse};
+use criu_images::repair::CoreEdits;
 use criu_images::{Violation, ViolationKind};
 use rustix::fs::OFlags;
 
@@ -10,6 +11,9 @@ use super::{policy, staging};
 use crate::context::Context;
 use crate::error::{Error, chain};
 use crate::record::{ContainerRecord, SandboxRecord};
+
+/// Largest image that is repaired, in bytes; a larger one is refused as malformed.
+const REPAIR_BYTES: usize = 256 << 20;
 
 /// Violations told at most.
 const MOST: usize = 8;
@@ -30,8 +34,8 @@ pub(crate) fn check(
     let directory = ctx.config.container_dir(record.id.as_str());
     let request = policy::request(spec)?;
     let staged = staging::Staged::open(&directory)?;
+    repair(&directory, &staged, &request)?;
     let summary = images_policy::check(&staged, &request).map_err(|found| explain(&found))?;
-    // REPAIR repair(&directory, &staged)?;
     if let Some(diff) = staging::open(&directory, bundler::names::ROOTFS_DIFF)? {
         let root = sys::fs::open_dir(&rootfs.merged)
             .map_err(|error| Error::io("open", &rootfs.merged, error))?;
@@ -52,6 +56,40 @@ fn explain(found: &[Violation]) -> Error {
     } else {
         Error::invalid("checkpoint images", text)
     }
+}
+
+/// Edits what CRIU would restore wrongly (a periodic timer whose expiry was not read), and what
+/// belongs to the node of the dump: OOM score, login id, limits above this node's.
+fn repair(
+    directory: &Path,
+    staged: &staging::Staged,
+    request: &images_policy::Request,
+) -> Result<(), Error> {
+    use criu_images::ImageSource as _;
+    let edits = CoreEdits {
+        oom_score_adj_at_least: Some(request.oom_score_adj),
+        forget_login: true,
+        rlimits_at_most: request.rlimits.clone(),
+    };
+    let failed = |error: std::io::Error| Error::failed("repair CRIU's images", error);
+    for (name, _) in staged.list().map_err(failed)? {
+        let core = name.starts_with("core-");
+        if !core && name != "files.img" {
+            continue;
+        }
+        let bytes = staged.read_at(&name, 0, REPAIR_BYTES).map_err(failed)?;
+        let repaired = if core {
+            criu_images::repair::edit_core(&bytes, &edits)
+        } else {
+            criu_images::repair::rearm_timers(&bytes).map(|(image, _)| image)
+        };
+        let repaired = repaired.map_err(|error| Error::invalid(&name, chain(&error)))?;
+        if repaired != bytes {
+            let path = staging::images(directory).join(&name);
+            sys::fs::replace_path(&path, 0o600, &repaired).map_err(failed)?;
+        }
+    }
+    Ok(())
 }
 
 /// Mount points whose content this host has, and where.

@@ -36,7 +36,9 @@ impl<W: Write> TreeWriter<W> {
         let mut file = File::from(file);
         let status = rustix::fs::fstat(&file).map_err(|error| failed(error.into()))?;
         let size = u64::try_from(status.st_size).unwrap_or(0);
-        let stored = u64::try_from(status.st_blocks).unwrap_or(0).saturating_mul(512);
+        let stored = u64::try_from(status.st_blocks)
+            .unwrap_or(0)
+            .saturating_mul(512);
         let Some(segments) = sparse::segments(&file, size, stored).map_err(failed)? else {
             header.size = size;
             self.put(&header, path)?;
@@ -58,7 +60,9 @@ impl<W: Write> TreeWriter<W> {
             header.records.push((key.to_vec(), value));
         }
         self.put(&header, path)?;
-        self.out.write_all(&map).map_err(|error| writing(path, error))?;
+        self.out
+            .write_all(&map)
+            .map_err(|error| writing(path, error))?;
         for (offset, length) in segments {
             file.seek(io::SeekFrom::Start(offset)).map_err(failed)?;
             self.data(&mut file, length, path)?;
@@ -69,14 +73,20 @@ impl<W: Write> TreeWriter<W> {
     /// Copies exactly `length` bytes; a file that became shorter is filled up with zeros.
     fn data(&mut self, file: &mut File, length: u64, path: &[u8]) -> Result<(), Error> {
         let copied = copy(&mut file.take(length), &mut self.out, path)?;
-        copy(&mut io::repeat(0).take(length - copied), &mut self.out, path)?;
+        copy(
+            &mut io::repeat(0).take(length - copied),
+            &mut self.out,
+            path,
+        )?;
         self.report.bytes += length;
         Ok(())
     }
 
     fn pad(&mut self, length: u64, path: &[u8]) -> Result<(), Error> {
         let padding = usize::try_from(round_up(length, BLOCK) - length).unwrap_or(0);
-        self.out.write_all(&vec![0; padding]).map_err(|error| writing(path, error))
+        self.out
+            .write_all(&vec![0; padding])
+            .map_err(|error| writing(path, error))
     }
 }
 

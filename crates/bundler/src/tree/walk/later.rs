@@ -58,7 +58,9 @@ impl<W: Write> TreeWriter<W> {
             let dir = self.open(&name.parent)?;
             let status = rustix::fs::statat(&dir, &*name.name, AtFlags::SYMLINK_NOFOLLOW)
                 .map_err(|error| reading(&path, error.into()))?;
-            self.links.entry((status.st_dev, status.st_ino)).or_insert(path);
+            self.links
+                .entry((status.st_dev, status.st_ino))
+                .or_insert(path);
         }
         for name in found {
             let dir = self.open(&name.parent)?;
@@ -82,7 +84,11 @@ impl<W: Write> TreeWriter<W> {
             if name == "." || name == ".." {
                 continue;
             }
-            let found = Name { parent: path.clone(), name: name.to_owned(), inode: entry.ino() };
+            let found = Name {
+                parent: path.clone(),
+                name: name.to_owned(),
+                inode: entry.ino(),
+            };
             let mut below = None;
             if entry.file_type() == FileType::Directory {
                 let child = join(path, name.as_bytes());

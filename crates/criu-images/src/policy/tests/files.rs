@@ -149,10 +149,8 @@ fn entries_are_of_one_known_kind() {
     refused(
         |images| {
             file(images, is_eventfd, |f| {
-                f.ext = Some(crate::proto::ExtFileEntry {
-                    id: f.id,
-                    fown: f.efd.as_ref().unwrap().fown,
-                });
+                let fown = f.efd.as_ref().unwrap().fown;
+                f.ext = Some(Box::new(crate::proto::ExtFileEntry { id: f.id, fown }));
                 f.efd = None;
                 f.r#type = 16;
             });

@@ -72,16 +72,15 @@ fn core(set: &mut MemoryImages, tid: u32, change: impl FnOnce(&mut CoreEntry)) {
 
 #[test]
 fn adhoc() {
+    use crate::repair::*;
     let Ok(dir) = std::env::var("IMGDIR") else { return };
-    let mut set = MemoryImages::default();
     for e in std::fs::read_dir(dir).unwrap() {
         let e = e.unwrap();
         let n = e.file_name().into_string().unwrap();
-        if !n.ends_with(".log") { set.0.insert(n, std::fs::read(e.path()).unwrap()); }
+        let b = std::fs::read(e.path()).unwrap();
+        let new = if n == "files.img" { let (b, c) = rearm_timers(&b).unwrap(); println!("REPAIRED {c}"); b }
+        else if n.starts_with("core-") { edit_core(&b, &CoreEdits { oom_score_adj_at_least: Some(77), forget_login: true, rlimits_at_most: [(7, 512)].into() }).unwrap() } else { continue };
+        std::fs::OpenOptions::new().write(true).truncate(true).open(e.path()).unwrap();
+        std::io::Write::write_all(&mut std::fs::OpenOptions::new().write(true).open(e.path()).unwrap(), &new).unwrap();
     }
-    let mut request = testing::request("python");
-    request.seccomp = Some(crate::seccomp::SeccompProfile::from_json(&std::fs::read_to_string(std::env::var("PROF").unwrap()).unwrap()).unwrap());
-    let t = std::time::Instant::now();
-    match check(&set, &request) { Ok(_) => println!("OK"), Err(v) => for v in v { println!("{v}") } }
-    println!("{:?}", t.elapsed());
 }

@@ -62,7 +62,7 @@ proptest! {
             all[0].seccomp_filters[0].filter = bytes;
         });
         let mut request = testing::confined("terminal");
-        request.limits.max_filter_steps = 2_000;
+        request.limits.max_filter_steps = 200_000;
         drop(check(&set, &request));
     }
 }
