@@ -204,6 +204,10 @@ impl Manifest {
     /// When it is larger than [`MAX_MANIFEST_BYTES`], which no reader would take.
     pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
         let mut bytes = serde_json::to_vec_pretty(self).map_err(|error| error.to_string())?;
+        // Nobody reads that much, and the index of many thousand tasks has to fit.
+        if bytes.len() > 1 << 20 {
+            bytes = serde_json::to_vec(self).map_err(|error| error.to_string())?;
+        }
         bytes.push(b'\n');
         if u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_MANIFEST_BYTES) {
             Ok(bytes)

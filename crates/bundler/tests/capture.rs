@@ -127,7 +127,10 @@ fn check_listing(location: &Path, manifest: &Manifest) {
         .lines()
         .map(|line| {
             let fields: Vec<&str> = line.split_whitespace().collect();
-            (fields[5].to_owned(), fields[2].parse().unwrap())
+            (
+                fields.get(5).unwrap().to_string(),
+                fields.get(2).unwrap().parse().unwrap(),
+            )
         })
         .collect();
     assert!(

@@ -12,7 +12,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 
-use rustix::fs::{Advice, AtFlags, FallocateFlags, FileType, MemfdFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FileType, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::SpliceFlags;
 
@@ -190,16 +190,6 @@ pub fn collapse_range(file: impl AsFd, offset: u64, length: u64) -> io::Result<(
         offset,
         length,
     )?)
-}
-
-/// Drops clean pages of `file` from the page cache; a hint (posix_fadvise(2)).
-///
-/// # Errors
-///
-/// What posix_fadvise(2) returns.
-pub fn forget_cache(file: impl AsFd, offset: u64, length: u64) -> io::Result<()> {
-    let length = std::num::NonZeroU64::new(length);
-    Ok(rustix::fs::fadvise(file, offset, length, Advice::DontNeed)?)
 }
 
 fn signed(value: u64) -> io::Result<i64> {

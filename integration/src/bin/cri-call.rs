@@ -36,7 +36,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE,
         ),
     };
-    let written = if outcome == ExitCode::SUCCESS {
+    let written = if text.is_empty() {
+        Ok(())
+    } else if outcome == ExitCode::SUCCESS {
         writeln!(std::io::stdout(), "{text}")
     } else {
         writeln!(std::io::stderr(), "{text}")

@@ -27,6 +27,8 @@ const DIRECT_BYTES: usize = 1 << 20;
 const BUFFERS: usize = 3;
 /// What reads past the page cache ask of the buffer's address.
 const ALIGNMENT: usize = 4096;
+/// Pieces that are put on their way to the disk for each one that is digested.
+const PIECES_AT_ONCE: usize = 2;
 /// What stays dirty in the page cache while the container stands. Write-back takes a fifth of the
 /// writer's speed (measured: 1 GiB in 0.46 s with, 0.38 s without); but from a tenth of the free
 /// memory on the kernel starts it anyway, and from a fifth on it makes writers wait
@@ -176,18 +178,20 @@ impl Follower {
         }
     }
 
-    /// Starts the write-back: of everything once the container runs again, before that only of
-    /// what the kernel would soon make the writer wait for.
+    /// Starts the write-back: once the container runs again, piece by piece between the digests,
+    /// since this waits for room in the device's queue; before that only of what the kernel would
+    /// soon make the writer wait for.
     fn write_back(&mut self) -> io::Result<()> {
-        let limit = if self.signal.draining() {
-            0
+        let mut pieces = if self.signal.draining() {
+            PIECES_AT_ONCE
         } else {
-            MAX_DIRTY_BYTES
+            0
         };
-        while self.dirty_bytes > limit {
+        while pieces > 0 || self.dirty_bytes > MAX_DIRTY_BYTES {
             let Some((offset, length)) = self.dirty.pop_front() else {
                 break;
             };
+            pieces = pieces.saturating_sub(1);
             self.dirty_bytes -= length;
             sys::pipe::sync_file_range(&self.file, offset, length, WriteBack::Start)?;
         }

@@ -83,9 +83,10 @@ impl Place<'_> {
 
     /// Gives what is there the owner, the mode, the extended attributes and the time of `member`.
     pub(super) fn attributes(&self, member: &Member, times: bool) -> Result<Lost, Error> {
-        let fail = |error: Errno| self.failed(error.into());
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(self.dir, self.name, flags, Mode::empty()).map_err(fail)?;
+        // A directory that was there already may be a mount point, which is not ours to change.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let opened = sys::fs::open_beneath_same_mount(self.dir, self.name.as_ref(), flags)
+            .map_err(|error| self.failed(error))?;
         let lost = attributes_of(&opened, member).map_err(|error| match error {
             AttributeError::Refused(name) => Error::invalid(self.path, Problem::Attribute { name }),
             AttributeError::Failed(error) => self.failed(error),

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 
-use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, Stat, StatxAttributes, StatxFlags};
 
 use super::report::{CaptureReport, MAX_SKIPPED, Skipped};
 use super::{Dialect, path_of};
@@ -165,6 +165,10 @@ impl<W: Write> TreeWriter<W> {
             }
             FileType::RegularFile => Kind::Regular,
             FileType::Symlink => Kind::Symlink,
+            // A terminal is mounted over /dev/console.
+            _ if self.dialect == Dialect::Plain && is_mount_root(dir, child) => {
+                return self.mounted_file(&path).map(|()| None);
+            }
             FileType::CharacterDevice => Kind::CharDevice,
             FileType::BlockDevice => Kind::BlockDevice,
             FileType::Fifo => Kind::Fifo,
@@ -200,6 +204,11 @@ impl<W: Write> TreeWriter<W> {
         };
         self.report.directories += 1;
         self.put(&header, path)
+    }
+
+    /// The same for something that is mounted over a file.
+    fn mounted_file(&mut self, path: &[u8]) -> Result<(), Error> {
+        self.put(&Header::file(path, 0, Time::default()), path)
     }
 
     /// Writes anything that is not a directory.
@@ -359,6 +368,14 @@ fn children(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
 fn open_directory(dir: &OwnedFd, name: &OsStr) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::NOATIME;
     sys::fs::open_beneath_same_mount(dir, name.as_ref(), flags)
+}
+
+/// Whether something is mounted at this name. Regular files and directories tell by themselves
+/// when they are opened.
+fn is_mount_root(dir: &OwnedFd, name: &OsStr) -> bool {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+    rustix::fs::statx(dir, name, flags, StatxFlags::empty())
+        .is_ok_and(|status| status.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 /// Whether opening failed because another mount begins there.

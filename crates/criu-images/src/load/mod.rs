@@ -102,7 +102,7 @@ impl Loader<'_> {
             report.malformed(place, "", detail);
             return;
         }
-        if image.message().is_none() {
+        if image.message().is_none() && image != ImageName::Descriptors {
             return;
         }
         let reader = match source.open(name) {
@@ -182,6 +182,9 @@ impl Loader<'_> {
     }
 
     fn entries(&mut self, image: ImageName, reader: Box<dyn Read + '_>) -> Result<(), LoadError> {
+        if image == ImageName::Descriptors {
+            return descriptors(reader);
+        }
         let mut entries = Entries::open(reader, image, self.limits)?;
         match image {
             ImageName::Core(id) => self.core(id, &mut entries),
@@ -335,5 +338,21 @@ impl Loader<'_> {
             pages_id: head.pages_id,
             entries,
         })
+    }
+}
+
+/// `descriptors.json`, which the OCI runtime reads: what the first three descriptors were, as
+/// `/proc/PID/fd` names them.
+fn descriptors(reader: Box<dyn Read + '_>) -> Result<(), LoadError> {
+    const MAX_BYTES: u64 = 16_384;
+    let mut bytes = Vec::new();
+    reader
+        .take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(ImageError::from)?;
+    let names: Option<[String; 3]> = serde_json::from_slice(&bytes).ok();
+    match names {
+        Some(_) if u64::try_from(bytes.len()).is_ok_and(|length| length <= MAX_BYTES) => Ok(()),
+        _ => Err(LoadError::Count("is no list of three names".to_owned())),
     }
 }

@@ -14,7 +14,7 @@ mod timerfd;
 mod tests;
 
 pub use self::core::{CoreEdits, edit_core};
-pub use pagemap::{SkipError, skip_header_page};
+pub use pagemap::{SkipError, page_image_of, skip_header_page};
 pub use timerfd::rearm_timers;
 
 /// Why an image could not be edited.

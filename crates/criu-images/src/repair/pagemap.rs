@@ -9,6 +9,8 @@ use super::{RepairError, entries, join};
 
 const PAGEMAP_MAGIC: u32 = 0x5608_4025;
 /// Fields of `pagemap_entry`.
+/// `pagemap_head.pages_id`.
+const PAGES_ID: u32 = 1;
 const ADDRESS: u32 = 1;
 const OLD_COUNT: u32 = 2;
 const FLAGS: u32 = 4;
@@ -65,4 +67,17 @@ pub fn skip_header_page(pagemap: &[u8], lazy: bool) -> Result<Vec<u8>, SkipError
         .chain(entries)
         .collect();
     Ok(join(header, &all)?)
+}
+
+/// The number of the page image that a `pagemap-ID.img` describes (`pages-NUMBER.img`).
+///
+/// # Errors
+///
+/// [`RepairError::Malformed`] when it is no page map.
+pub fn page_image_of(pagemap: &[u8]) -> Result<u32, RepairError> {
+    let (_, entries) = entries(pagemap, PAGEMAP_MAGIC)?;
+    let number = entries.first().and_then(|head| Fields::read(head).ok()?.number(PAGES_ID));
+    number
+        .and_then(|number| u32::try_from(number).ok())
+        .ok_or_else(|| RepairError::Malformed("page map without a head".to_owned()))
 }

@@ -44,7 +44,8 @@ pub(crate) fn check(
         })?;
     }
     let shm = crate::sandbox::shm_path(&ctx.config, sandbox);
-    free_of_links(&summary.paths, &bases(spec, &rootfs.merged, &shm))
+    free_of_links(&summary.paths, &bases(spec, &rootfs.merged, &shm))?;
+    staged.finish(&directory)
 }
 
 /// Privilege violations decide the answer: they are told even when others stand beside them.

@@ -47,7 +47,11 @@ pub(crate) fn stage(source: Source, directory: &Path) -> Result<bundler::Manifes
         let Some(file) = entry.name.strip_prefix(bundler::names::CHECKPOINT_DIRECTORY) else {
             continue;
         };
-        if !file.is_empty() {
+        let page_image = bundler::names::page_image_number(&entry.name).is_some();
+        let linked = page_image
+            && archive.in_place(&entry.name)
+            && archive.link(&target, file).is_ok();
+        if !linked && !file.is_empty() {
             archive.extract(&entry.name, &target, file).map_err(wrong)?;
         }
     }
@@ -106,9 +110,23 @@ pub(crate) fn drop_staged(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Where the data of a page image begins that is the archive itself.
+const IN_PLACE: u64 = 4096;
+
+/// The page image that is a hard link to the archive.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Linked {
+    file: String,
+    number: u32,
+    bytes: u64,
+}
+
 /// The staged images as `criu-images` reads them.
 #[derive(Debug)]
-pub(crate) struct Staged(OwnedFd);
+pub(crate) struct Staged {
+    images: OwnedFd,
+    linked: Option<Linked>,
+}
 
 impl Staged {
     /// Opens the directory.
@@ -118,29 +136,84 @@ impl Staged {
     /// [`Error::Failed`].
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         let path = images(directory);
-        let fd = sys::fs::open_dir(&path).map_err(|error| Error::io("open", &path, error))?;
-        Ok(Self(fd))
+        let images = sys::fs::open_dir(&path).map_err(|error| Error::io("open", &path, error))?;
+        let mut staged = Self { images, linked: None };
+        for entry in manifest(directory)?.entries {
+            let Some(number) = bundler::names::page_image_number(&entry.name) else { continue };
+            let file = format!("pages-{number}.img");
+            let length = staged.file(&file).and_then(|file| file.map(|f| f.metadata()).transpose());
+            let length = length.map_err(|error| Error::io("look at", &file, error))?;
+            if length.is_some_and(|metadata| metadata.len() != entry.size) {
+                staged.linked = Some(Linked { file, number, bytes: entry.size });
+            }
+        }
+        Ok(staged)
+    }
+
+    /// Makes the page map of the linked page image skip the archive's first page, or where that is
+    /// impossible copies the page image out of the archive. To be done after the images' check:
+    /// the map then asks for one page more than the image has.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a broken page map; [`Error::Failed`].
+    pub(crate) fn finish(self, directory: &Path) -> Result<(), Error> {
+        let Some(linked) = self.linked.clone() else { return Ok(()) };
+        let failed = |error: io::Error| Error::failed("prepare page maps", error);
+        for (name, size) in self.list().map_err(failed)? {
+            if !name.starts_with("pagemap-") {
+                continue;
+            }
+            let length = usize::try_from(size).map_err(|error| failed(io::Error::other(error)))?;
+            let bytes = self.read_at(&name, 0, length).map_err(failed)?;
+            let number = criu_images::repair::page_image_of(&bytes)
+                .map_err(|error| Error::invalid(&name, error.to_string()))?;
+            if number != linked.number {
+                continue;
+            }
+            let path = images(directory).join(&name);
+            return match criu_images::repair::skip_header_page(&bytes, false) {
+                Ok(edited) => sys::fs::replace_path(&path, 0o600, &edited).map_err(failed),
+                Err(_) => self.copy_out(&linked).map_err(failed),
+            };
+        }
+        Ok(())
+    }
+
+    fn copy_out(&self, linked: &Linked) -> io::Result<()> {
+        use std::io::{Read as _, Seek as _, SeekFrom};
+        let mut archive = self.file(&linked.file)?.ok_or(io::ErrorKind::NotFound)?;
+        archive.seek(SeekFrom::Start(IN_PLACE))?;
+        rustix::fs::unlinkat(&self.images, &linked.file, rustix::fs::AtFlags::empty())?;
+        let mut copy = sys::fs::create_new(&self.images, &linked.file, 0o600)?;
+        io::copy(&mut archive.take(linked.bytes), &mut copy).map(drop)
     }
 
     fn file(&self, name: &str) -> io::Result<Option<File>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        match sys::fs::open_beneath(&self.0, Path::new(name), flags) {
+        match sys::fs::open_beneath(&self.images, Path::new(name), flags) {
             Ok(fd) => Ok(Some(File::from(fd))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn linked(&self, name: &str) -> Option<&Linked> {
+        self.linked.as_ref().filter(|linked| linked.file == name)
     }
 }
 
 impl ImageSource for Staged {
     fn list(&self) -> io::Result<Vec<(String, u64)>> {
         let mut found = Vec::new();
-        for entry in rustix::fs::Dir::read_from(self.0.as_fd())? {
+        for entry in rustix::fs::Dir::read_from(self.images.as_fd())? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             if name == "." || name == ".." || name == "descriptors.json" {
                 continue;
             }
-            if let Some(file) = self.file(&name)? {
+            if let Some(linked) = self.linked(&name) {
+                found.push((name, linked.bytes));
+            } else if let Some(file) = self.file(&name)? {
                 found.push((name, file.metadata()?.len()));
             }
         }
@@ -148,22 +221,31 @@ impl ImageSource for Staged {
     }
 
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn io::Read + '_>>> {
-        Ok(self.file(name)?.map(|file| Box::new(io::BufReader::new(file)) as Box<dyn io::Read>))
+        use std::io::{Read as _, Seek as _, SeekFrom};
+        let Some(mut file) = self.file(name)? else { return Ok(None) };
+        let mut bytes = u64::MAX;
+        if let Some(linked) = self.linked(name) {
+            file.seek(SeekFrom::Start(IN_PLACE))?;
+            bytes = linked.bytes;
+        }
+        Ok(Some(Box::new(io::BufReader::new(file).take(bytes))))
     }
 
     fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
         use std::os::unix::fs::FileExt as _;
         let file = self.file(name)?.ok_or(io::ErrorKind::NotFound)?;
-        let mut bytes = vec![0; length];
-        let mut filled = 0;
-        while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            let at = offset.saturating_add(u64::try_from(filled).unwrap_or(u64::MAX));
-            match file.read_at(rest, at)? {
-                0 => break,
-                read => filled += read,
+        let (start, length) = match self.linked(name) {
+            Some(linked) => {
+                let left = linked.bytes.saturating_sub(offset);
+                (IN_PLACE, length.min(usize::try_from(left).unwrap_or(length)))
             }
-        }
-        bytes.truncate(filled);
+            None => {
+                let left = file.metadata()?.len().saturating_sub(offset);
+                (0, length.min(usize::try_from(left).unwrap_or(length)))
+            }
+        };
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, offset.saturating_add(start))?;
         Ok(bytes)
     }
 }

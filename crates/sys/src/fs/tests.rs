@@ -195,7 +195,10 @@ fn attributes_are_those_of_the_name_itself() {
         big
     );
     let handed_over = open_dir(dir.path()).unwrap();
-    assert_eq!(get_xattr(handed_over, name, key).unwrap().unwrap(), b"value\0");
+    assert_eq!(
+        get_xattr(handed_over, name, key).unwrap().unwrap(),
+        b"value\0"
+    );
     remove_xattr(&fd, name, key).unwrap();
     remove_xattr(&fd, name, key).unwrap();
     assert_eq!(get_xattr(&fd, name, key).unwrap(), None);

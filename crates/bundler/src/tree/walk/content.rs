@@ -11,7 +11,7 @@ use super::super::sparse;
 use super::{TreeWriter, is_mount_point, reading, writing};
 use crate::error::Error;
 use crate::format::encode::Header;
-use crate::format::{BLOCK, Time, round_up};
+use crate::format::{BLOCK, round_up};
 
 impl<W: Write> TreeWriter<W> {
     /// Writes a regular file with its content.
@@ -29,7 +29,7 @@ impl<W: Write> TreeWriter<W> {
             // Something is mounted over a file, as kubelets do with /dev/termination-log: its
             // content is not this tree's, but the mount needs a file to go to.
             Err(error) if is_mount_point(&error) => {
-                return self.put(&Header::file(path, 0, Time::default()), path);
+                return self.mounted_file(path);
             }
             Err(error) => return Err(failed(error)),
         };

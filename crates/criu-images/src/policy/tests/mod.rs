@@ -69,18 +69,3 @@ fn core(set: &mut MemoryImages, tid: u32, change: impl FnOnce(&mut CoreEntry)) {
         },
     );
 }
-
-#[test]
-fn adhoc() {
-    use crate::repair::*;
-    let Ok(dir) = std::env::var("IMGDIR") else { return };
-    for e in std::fs::read_dir(dir).unwrap() {
-        let e = e.unwrap();
-        let n = e.file_name().into_string().unwrap();
-        let b = std::fs::read(e.path()).unwrap();
-        let new = if n == "files.img" { let (b, c) = rearm_timers(&b).unwrap(); println!("REPAIRED {c}"); b }
-        else if n.starts_with("core-") { edit_core(&b, &CoreEdits { oom_score_adj_at_least: Some(77), forget_login: true, rlimits_at_most: [(7, 512)].into() }).unwrap() } else { continue };
-        std::fs::OpenOptions::new().write(true).truncate(true).open(e.path()).unwrap();
-        std::io::Write::write_all(&mut std::fs::OpenOptions::new().write(true).open(e.path()).unwrap(), &new).unwrap();
-    }
-}

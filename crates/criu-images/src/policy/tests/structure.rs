@@ -239,3 +239,66 @@ fn everything_is_bounded() {
     let violations = crate::policy::check(&testing::images("python"), &request).unwrap_err();
     assert_eq!(violations.len(), 3);
 }
+
+#[test]
+fn names_of_the_standard_descriptors_are_three() {
+    const NAME: &str = "descriptors.json";
+    passes(&testing::request("python"), |images| {
+        images.0.insert(
+            NAME.into(),
+            br#"["/dev/null","pipe:[1]","pipe:[2]"]"#.to_vec(),
+        );
+    });
+    let long = format!(r#"["{}","",""]"#, "a".repeat(20_000)).into_bytes();
+    for bytes in [
+        &b"{}"[..],
+        br#"["a","b"]"#,
+        br#"["a","b","c","d"]"#,
+        b"[1,2,3]",
+        &long,
+    ] {
+        refused(
+            |images| drop(images.0.insert(NAME.into(), bytes.to_vec())),
+            (Malformed, None, NAME, ""),
+        );
+    }
+}
+
+/// A source whose files cannot be read.
+struct Broken(MemoryImages);
+
+impl crate::ImageSource for Broken {
+    fn list(&self) -> std::io::Result<Vec<(String, u64)>> {
+        self.0.list()
+    }
+
+    fn open(&self, name: &str) -> std::io::Result<Option<Box<dyn std::io::Read + '_>>> {
+        if name == "mm-1.img" {
+            Err(std::io::ErrorKind::Other.into())
+        } else {
+            self.0.open(name)
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_not_called_malformed() {
+    let source = Broken(testing::images("python"));
+    let violations = crate::policy::check(&source, &testing::request("python")).unwrap_err();
+    let [violation] = violations.as_slice() else {
+        panic!("{violations:#?}")
+    };
+    assert_eq!(violation.kind, crate::ViolationKind::Unreadable);
+    assert_eq!(violation.to_string(), "mm-1.img: open: other error");
+    let gone = testing::images("python");
+    assert_eq!(
+        crate::ImageSource::read_at(&gone, "pstree.img", 4, 2).unwrap(),
+        [0x30, 0x30]
+    );
+    assert_eq!(
+        crate::ImageSource::read_at(&gone, "pstree.img", 9999, 2).unwrap(),
+        [0u8; 0]
+    );
+    let missing = crate::ImageSource::read_at(&gone, "none.img", 0, 2).unwrap_err();
+    assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+}
