@@ -76,7 +76,9 @@ pub fn skip_header_page(pagemap: &[u8], lazy: bool) -> Result<Vec<u8>, SkipError
 /// [`RepairError::Malformed`] when it is no page map.
 pub fn page_image_of(pagemap: &[u8]) -> Result<u32, RepairError> {
     let (_, entries) = entries(pagemap, PAGEMAP_MAGIC)?;
-    let number = entries.first().and_then(|head| Fields::read(head).ok()?.number(PAGES_ID));
+    let number = entries
+        .first()
+        .and_then(|head| Fields::read(head).ok()?.number(PAGES_ID));
     number
         .and_then(|number| u32::try_from(number).ok())
         .ok_or_else(|| RepairError::Malformed("page map without a head".to_owned()))

@@ -58,12 +58,11 @@ pub(super) struct Taken {
 /// What a capturing thread brings back.
 type SideResult = Result<Captured, Error>;
 
+/// A tar that CRIU may still add names to.
 #[derive(Debug)]
-enum Captured {
-    /// A finished tar.
-    Tree(Side),
-    /// The overlay's changes, which CRIU may still add names to.
-    Rootfs(TreeWriter<Spool>),
+struct Captured {
+    member: String,
+    writer: TreeWriter<Spool>,
 }
 
 /// Dumps the container and captures its files.
@@ -217,17 +216,13 @@ fn finish(
         let joined = thread
             .join()
             .unwrap_or_else(|_| Err(Error::failed("capture files", "a capturing thread panicked")));
-        let side = joined.and_then(|captured| match captured {
-            Captured::Tree(side) => Ok(side),
-            Captured::Rootfs(mut writer) => {
-                writer
-                    .append_matching(LINK_REMAP_PREFIX)
-                    .map_err(archive_error)?;
-                let (content, report) = writer.finish().map_err(archive_error)?;
+        let side = joined.and_then(|Captured { member, mut writer }| {
+            writer.append_matching(LINK_REMAP_PREFIX).map_err(archive_error)?;
+            let (content, report) = writer.finish().map_err(archive_error)?;
+            if member == bundler::names::ROOTFS_DIFF {
                 changes = report;
-                let member = bundler::names::ROOTFS_DIFF.to_owned();
-                Ok(Side { member, content })
             }
+            Ok(Side { member, content })
         });
         match side {
             Ok(side) => sides.push(side),
@@ -251,28 +246,29 @@ fn spool(job: &Job) -> Result<Spool, Error> {
 fn rootfs(job: &Job, subject: &Subject) -> SideResult {
     let content = spool(job)?;
     let upper = open(&subject.upper)?;
-    let mut writer = TreeWriter::overlay(&upper, content).map_err(archive_error)?;
-    writer.write_all().map_err(archive_error)?;
-    Ok(Captured::Rootfs(writer))
+    let writer = TreeWriter::overlay(&upper, content).map_err(archive_error)?;
+    written(bundler::names::ROOTFS_DIFF.to_owned(), writer)
 }
 
 /// One tmpfs of the container, reached through its first process.
 fn tree(job: &Job, init: u32, destination: &Path, member: String) -> SideResult {
-    let mut content = spool(job)?;
     let root = open(Path::new(&format!("/proc/{init}/root")))?;
     let inner = destination.strip_prefix("/").unwrap_or(destination);
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = sys::fs::open_beneath(&root, inner, flags)
         .map_err(|error| Error::io("open the container's", destination, error))?;
-    bundler::capture_tree(&directory, &mut content).map_err(archive_error)?;
-    Ok(Captured::Tree(Side { member, content }))
+    written(member, TreeWriter::plain(&directory, spool(job)?).map_err(archive_error)?)
 }
 
 /// The pod's /dev/shm.
 fn pod_shm(job: &Job, path: &Path) -> SideResult {
-    let mut content = spool(job)?;
-    bundler::capture_tree(open(path)?, &mut content).map_err(archive_error)?;
-    Ok(Captured::Tree(Side { member: bundler::names::DEVSHM.to_owned(), content }))
+    let writer = TreeWriter::plain(open(path)?, spool(job)?).map_err(archive_error)?;
+    written(bundler::names::DEVSHM.to_owned(), writer)
+}
+
+fn written(member: String, mut writer: TreeWriter<Spool>) -> SideResult {
+    writer.write_all().map_err(archive_error)?;
+    Ok(Captured { member, writer })
 }
 
 fn options<'a>(

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use rustix::fs::{AtFlags, Dir, FileType};
 
-use super::{TreeWriter, check_depth, join, open_directory, reading};
+use super::{TreeWriter, check_depth, is_mount_point, join, open_directory, reading};
 use crate::error::Error;
 
 /// One name in a directory.
@@ -92,9 +92,15 @@ impl<W: Write> TreeWriter<W> {
             let mut below = None;
             if entry.file_type() == FileType::Directory {
                 let child = join(path, name.as_bytes());
-                let opened = open_directory(dir, name).map_err(|error| reading(&child, error))?;
-                check_depth(&child, stack.len())?;
-                below = Some(self.list(opened, child)?);
+                match open_directory(dir, name) {
+                    Ok(opened) => {
+                        check_depth(&child, stack.len())?;
+                        below = Some(self.list(opened, child)?);
+                    }
+                    // What is mounted there is not this tree's.
+                    Err(error) if is_mount_point(&error) => {}
+                    Err(error) => return Err(reading(&child, error)),
+                }
             }
             show(self, found);
             stack.extend(below);
