@@ -11,9 +11,12 @@
 //!  bin/cri-call ─▶ cri: the calls of the demonstration, from a shell
 //! ```
 
+#[path = "../bench/mod.rs"]
+mod bench;
 pub mod cri;
 mod harness;
 mod tests;
 pub mod workloads;
 
+pub use bench::main as bench;
 pub use tests::run;

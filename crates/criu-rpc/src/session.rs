@@ -5,7 +5,7 @@
 //!  Talking ───────────▶ Talking ─────────────────────────▶ Talking ───────────▶ Ending ──▶ reaped
 //!     │ cancel, deadline, callback's error                    ▲                    │
 //!     └──▶ Stopping: the next notification is refused ────────┘                    │
-//!              └── grace over: killed ─────────────────────────────────────────────┘
+//!              └── grace over, or nothing notified yet: killed ────────────────────┘
 //! ```
 //!
 //! The end is seen on the process's descriptor: a killed CRIU can leave a child that keeps the
@@ -167,11 +167,14 @@ impl Session {
         control: &mut Control<'_>,
     ) -> Result<(Option<CriuResp>, Option<Stop>), Error> {
         let mut stop: Option<(Stop, Deadline)> = None;
+        // Until its first notification, which it waits on, CRIU has touched no task: a kill is safe.
+        let mut notified = false;
         loop {
             let until = stop.as_ref().map_or(control.deadline, |(_, limit)| *limit);
             let cancel = if stop.is_none() { control.cancel } else { None };
             match self.wait(cancel, until).map_err(Error::Talk)? {
                 Event::Message(message, fds) if message.r#type() == CriuReqType::Notify => {
+                    notified = true;
                     let refusal = self.answer(&message, fds, stop.is_some(), control)?;
                     if let (Some(reason), None) = (refusal, &stop) {
                         stop = Some((reason, Deadline::after(self.grace)));
@@ -187,15 +190,26 @@ impl Session {
                     }
                     return Err(self.ended(status, control));
                 }
+                Event::Cancelled if !notified => return self.abandon(Stop::Cancelled),
                 Event::Cancelled => {
                     stop = Some((Stop::Cancelled, Deadline::after(self.grace)));
                 }
+                Event::TimedOut if !notified => return self.abandon(Stop::Deadline),
                 Event::TimedOut => match stop.take() {
                     None => stop = Some((Stop::Deadline, Deadline::after(self.grace))),
                     Some((reason, _)) => return Err(self.kill(reason, control)),
                 },
             }
         }
+    }
+
+    /// Ends a CRIU that has done nothing yet.
+    fn abandon(&mut self, reason: Stop) -> Result<(Option<CriuResp>, Option<Stop>), Error> {
+        self.child
+            .kill_group(KILL)
+            .and_then(|()| self.child.wait(Some(self.grace)))
+            .map_err(Error::Talk)?;
+        Ok((None, Some(reason)))
     }
 
     /// Asks the callback and answers the notification; why CRIU was told to give up, if it was.

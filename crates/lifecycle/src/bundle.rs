@@ -60,8 +60,7 @@ pub(crate) fn write(
     let mounts = host::prepare_mounts(&config.mounts)?;
     let profile = seccomp_profile(config.security.seccomp.as_ref())?;
     let files = pod_files(ctx, sandbox);
-    let hostname = std::fs::read_to_string(&files.hostname)
-        .map_err(|error| Error::io("read", &files.hostname, error))?;
+    let hostname = hostname(ctx, sandbox)?;
     let built = spec::build(&SpecInput {
         sandbox_id: sandbox.id.as_str(),
         sandbox: &sandbox.config,
@@ -71,7 +70,7 @@ pub(crate) fn write(
         rootfs: &rootfs.merged,
         cgroups_path: &record.cgroup,
         namespaces: &namespaces(ctx, sandbox, record)?,
-        hostname: hostname.trim_end(),
+        hostname: &hostname,
         files: &files,
         mounts: &mounts,
         devices: &devices,
@@ -142,6 +141,18 @@ fn seccomp_profile(profile: Option<&SecurityProfile>) -> Result<Option<Vec<u8>>,
         .read_to_end(&mut bytes)
         .map_err(|error| Error::io("read seccomp profile", path, error))?;
     Ok(Some(bytes))
+}
+
+/// The pod's host name, as its `/etc/hostname` has it.
+///
+/// # Errors
+///
+/// [`Error::Failed`] when the file cannot be read.
+pub(crate) fn hostname(ctx: &Context, sandbox: &SandboxRecord) -> Result<String, Error> {
+    let path = pod_files(ctx, sandbox).hostname;
+    let text =
+        std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+    Ok(text.trim_end().to_owned())
 }
 
 /// What of the pod its containers see.

@@ -39,6 +39,26 @@ pub(crate) fn enter() -> Result<ExitCode> {
     })
 }
 
+/// Becomes this program, inside. Returns only when that fails.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the harness runs ordinary programs"
+)]
+pub(crate) fn become_inside() -> anyhow::Error {
+    use std::os::unix::process::CommandExt as _;
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return error.into(),
+    };
+    let error = Command::new("unshare")
+        .args(["--net", "--mount", "--propagation", "private", "--"])
+        .arg(program)
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE, "1")
+        .exec();
+    anyhow::Error::new(error).context("starting unshare")
+}
+
 /// Brings the namespace's own loopback up.
 ///
 /// # Errors

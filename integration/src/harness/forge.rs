@@ -138,11 +138,11 @@ fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
-/// Makes the last entry of a page map claim more pages than it has. Layout of the file: two words of
-/// magic or one, then records of a 32-bit length and a protobuf message; field 2 of the records
-/// after the first is `nr_pages`.
+/// Makes the last entry of a page map claim more pages than it has. Layout of the file: a word of
+/// magic common to all images and one of its own, then records of a 32-bit length and a protobuf
+/// message. In those after the first, field 2 is the number of pages as older CRIUs read it and
+/// field 5 as newer ones do; the two must agree.
 pub(crate) fn claim_more_pages(image: &mut [u8]) -> Result<()> {
-    // Images that CRIU writes begin with a common magic and one of their own.
     let mut at = 8;
     let mut last = None;
     while let Some(length) = image.get(at..at + 4) {
@@ -153,16 +153,23 @@ pub(crate) fn claim_more_pages(image: &mut [u8]) -> Result<()> {
     let record = image
         .get_mut(last.context("no records")?)
         .context("record")?;
-    // Field 1 (vaddr) comes first: skip its tag and its varint.
-    let mut position = 1;
-    while record.get(position).context("vaddr")? & 0x80 != 0 {
+    let mut position = 0;
+    let mut changed = 0;
+    // All fields are varints: a tag of one byte, then bytes of which the last has no high bit.
+    while let Some(&tag) = record.get(position) {
+        ensure!(tag & 7 == 0, "a field that is no varint: tag {tag:#x}");
+        let value = record.get_mut(position + 1).context("value")?;
+        if matches!(tag >> 3, 2 | 5) {
+            ensure!(*value & 0x7f != 0x7f, "the last entry cannot claim more");
+            *value |= 0x7f;
+            changed += 1;
+        }
+        position += 1;
+        while record.get(position).context("value")? & 0x80 != 0 {
+            position += 1;
+        }
         position += 1;
     }
-    let tag = *record.get(position + 1).context("nr_pages")?;
-    ensure!(tag == 0x10, "field 2 expected, tag is {tag:#x}");
-    let pages = record.get_mut(position + 2).context("nr_pages")?;
-    // The low seven bits; the continuation bit stays.
-    ensure!(*pages & 0x7f != 0x7f, "the last entry cannot claim more");
-    *pages |= 0x7f;
+    ensure!(changed > 0, "the record has no number of pages");
     Ok(())
 }

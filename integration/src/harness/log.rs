@@ -62,7 +62,7 @@ impl Log {
         &self.path
     }
 
-    /// Contents of all entries, checked for their format; partial lines are joined.
+    /// Contents of all entries, checked for their format; partial entries are joined to lines.
     ///
     /// # Errors
     /// When an entry is not `TIME STREAM TAG CONTENT`.
@@ -92,6 +92,10 @@ impl Log {
                 Some("P") => {}
                 _ => bail!("bad tag in log entry {entry:?}"),
             }
+        }
+        // What a program wrote last without a newline stays partial.
+        if !partial.is_empty() {
+            lines.push(partial);
         }
         Ok(lines)
     }

@@ -96,11 +96,5 @@ fn kubelet(thawd: &mut Thawd) -> Result<()> {
     thawd.thaw_ok(&["image", "from-checkpoint", archive, name])?;
     kubelet.add_pod("thawed", name, &["/bin/workload", "counter"])?;
     let log = running(thawd, &kubelet, "thawed")?;
-    log.wait_count(after + 5)?;
-    let first = log.statuses()?.first().map_or(0, |line| line.count);
-    ensure!(
-        first > before && first <= after + 1,
-        "{before}..{after}, then {first}"
-    );
-    Ok(())
+    log.wait_thawed((before, after))
 }

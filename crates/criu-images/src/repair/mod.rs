@@ -6,6 +6,7 @@
 //! belongs after it: it makes the page map ask for a page that the image does not hold.
 
 mod core;
+mod hostname;
 mod pagemap;
 mod splice;
 mod timerfd;
@@ -14,6 +15,7 @@ mod timerfd;
 mod tests;
 
 pub use self::core::{CoreEdits, edit_core};
+pub use hostname::set_host_name;
 pub use pagemap::{SkipError, page_image_of, skip_header_page};
 pub use timerfd::rearm_timers;
 

@@ -8,6 +8,7 @@ use criu_images::{Violation, ViolationKind};
 use rustix::fs::OFlags;
 
 use super::{policy, staging};
+use crate::bundle;
 use crate::context::Context;
 use crate::error::{Error, chain};
 use crate::record::{ContainerRecord, SandboxRecord};
@@ -34,7 +35,8 @@ pub(crate) fn check(
     let directory = ctx.config.container_dir(record.id.as_str());
     let request = policy::request(spec)?;
     let staged = staging::Staged::open(&directory)?;
-    repair(&directory, &staged, &request)?;
+    let hostname = bundle::hostname(ctx, sandbox)?;
+    repair(&directory, &staged, &request, &hostname)?;
     let summary = images_policy::check(&staged, &request).map_err(|found| explain(&found))?;
     if let Some(diff) = staging::open(&directory, bundler::names::ROOTFS_DIFF)? {
         let root = sys::fs::open_dir(&rootfs.merged)
@@ -60,11 +62,12 @@ fn explain(found: &[Violation]) -> Error {
 }
 
 /// Edits what CRIU would restore wrongly (a periodic timer whose expiry was not read), and what
-/// belongs to the node of the dump: OOM score, login id, limits above this node's.
+/// belongs to the node and pod of the dump: OOM score, login id, limits above this node's, host name.
 fn repair(
     directory: &Path,
     staged: &staging::Staged,
     request: &images_policy::Request,
+    hostname: &str,
 ) -> Result<(), Error> {
     use criu_images::ImageSource as _;
     let edits = CoreEdits {
@@ -74,13 +77,15 @@ fn repair(
     };
     let failed = |error: std::io::Error| Error::failed("repair CRIU's images", error);
     for (name, _) in staged.list().map_err(failed)? {
-        let core = name.starts_with("core-");
-        if !core && name != "files.img" {
+        let (core, names) = (name.starts_with("core-"), name.starts_with("utsns-"));
+        if !core && !names && name != "files.img" {
             continue;
         }
         let bytes = staged.read_at(&name, 0, REPAIR_BYTES).map_err(failed)?;
         let repaired = if core {
             criu_images::repair::edit_core(&bytes, &edits)
+        } else if names {
+            criu_images::repair::set_host_name(&bytes, hostname)
         } else {
             criu_images::repair::rearm_timers(&bytes).map(|(image, _)| image)
         };
@@ -124,9 +129,8 @@ fn free_of_links(paths: &[FilePath], bases: &[(PathBuf, PathBuf)]) -> Result<(),
             PathUse::MountPoint | PathUse::Open | PathUse::Watch => Some(inner),
         };
         let Some(checked) = checked.filter(|path| !path.as_os_str().is_empty()) else { continue };
-        let Ok(root) = sys::fs::open_no_symlinks(host, OFlags::PATH | OFlags::CLOEXEC) else {
-            continue;
-        };
+        let root = sys::fs::open_no_symlinks(host, OFlags::PATH | OFlags::CLOEXEC)
+            .map_err(|error| Error::io("open", host, error))?;
         match sys::fs::open_beneath(&root, checked, OFlags::PATH | OFlags::CLOEXEC) {
             Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
                 return Err(Error::Denied(format!(
@@ -134,8 +138,14 @@ fn free_of_links(paths: &[FilePath], bases: &[(PathBuf, PathBuf)]) -> Result<(),
                     path.path.display()
                 )));
             }
+            Ok(_) => {}
             // What is missing is CRIU's to report; it creates nothing.
-            _ => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) => {}
+            Err(error) => return Err(Error::io("look at", host.join(checked), error)),
         }
     }
     Ok(())

@@ -65,7 +65,8 @@ fn restore(
     let manifest = staging::manifest(&directory)?;
     sys::fs::make_dir_all(&run_dir, 0o700)
         .map_err(|error| Error::io("make directory", &run_dir, error))?;
-    let mounts = rebuild_tmpfs(&directory, &run_dir, &spec, &manifest)?;
+    let mut mounts = rebuild_tmpfs(&directory, &run_dir, &spec, &manifest)?;
+    mounts.extend(own_cgroups(ctx, &record));
     fill_shm(ctx, sandbox, &directory)?;
     carry_log(&record, &directory)?;
     let config = RelayConfig {
@@ -117,6 +118,18 @@ fn rebuild_tmpfs(
         mounts.push((content.destination.clone(), path.to_string_lossy().into_owned()));
     }
     Ok(mounts)
+}
+
+/// On v1 the runtime would bind the roots of the host's hierarchies into a restored container; its
+/// own cgroups belong there.
+fn own_cgroups(ctx: &Context, record: &ContainerRecord) -> Vec<(String, String)> {
+    let v1 = ctx.hierarchies.mounts().iter().filter(|mount| !mount.unified);
+    v1.filter_map(|mount| {
+        let inside = Path::new("/sys/fs/cgroup").join(mount.mount_point.file_name()?);
+        let own = mount.mount_point.join(record.cgroup.trim_start_matches('/'));
+        Some((inside.to_string_lossy().into_owned(), own.to_string_lossy().into_owned()))
+    })
+    .collect()
 }
 
 /// Puts the archive's /dev/shm into the new pod's.

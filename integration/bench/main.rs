@@ -1,0 +1,7 @@
+//! The benchmark against plain runc, CRIU and tar; see `scripts/bench.sh`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    integration::bench()
+}
