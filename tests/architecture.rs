@@ -10,7 +10,11 @@
 //! ```
 //!
 //! `integration` stands above all of them and nothing may depend on it.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests fail by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests fail by panicking"
+)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -24,6 +24,7 @@ const UDIAG_SHOW_ICONS: u32 = 0x08;
 const UNIX_DIAG_NAME: u16 = 0;
 const UNIX_DIAG_PEER: u16 = 2;
 const UNIX_DIAG_ICONS: u16 = 3;
+const UNIX_DIAG_SHUTDOWN: u16 = 6;
 const HEADER: usize = 16;
 const ANSWER: usize = 32;
 
@@ -36,8 +37,12 @@ pub struct UnixSocket {
     pub state: u8,
     /// Inode of the socket at the other end; it may be in another network namespace.
     pub peer: Option<u32>,
-    /// Inodes of connections not yet accepted.
+    /// Of a listener: inodes of the sockets that have connected and not been accepted. Such a
+    /// socket has no peer yet.
     pub pending: Vec<u32>,
+    /// Which directions are shut down: 1 receiving, 2 sending. A socket whose peer was closed has
+    /// both, and no peer.
+    pub shutdown: u8,
     /// Bound name; an abstract one begins with `@`.
     pub name: String,
 }
@@ -127,6 +132,7 @@ fn parse_socket(message: &[u8]) -> Option<UnixSocket> {
                 socket.name = text.trim_end_matches('\0').replacen('\0', "@", 1);
             }
             UNIX_DIAG_PEER => socket.peer = u32_at(value, 0).filter(|inode| *inode != 0),
+            UNIX_DIAG_SHUTDOWN => socket.shutdown = value.first().copied().unwrap_or(0),
             UNIX_DIAG_ICONS => {
                 socket.pending =
                     (0..value.len() / 4).filter_map(|index| u32_at(value, index * 4)).collect();
@@ -164,12 +170,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let listener = UnixListener::bind(&path).unwrap();
-        let _client = UnixStream::connect(&path).unwrap();
+        let client = UnixStream::connect(&path).unwrap();
         let all = sockets().unwrap();
+        assert_eq!(all[&inode(&client)].peer, None);
         let found = &all[&inode(&listener)];
         assert_eq!(found.state, 10);
         assert_eq!(found.name, path.to_str().unwrap());
-        assert_eq!(found.pending.len(), 1);
+        assert_eq!(found.pending, [inode(&client)]);
+    }
+
+    #[test]
+    fn a_socket_whose_peer_is_gone_is_shut_down() {
+        let (a, b) = UnixStream::pair().unwrap();
+        assert_eq!(sockets().unwrap()[&inode(&a)].shutdown, 0);
+        drop(b);
+        let found = sockets().unwrap()[&inode(&a)].clone();
+        assert_eq!((found.peer, found.shutdown), (None, 3));
     }
 
     #[test]

@@ -290,7 +290,9 @@ fn timeout(thawd: &mut Thawd) -> Result<()> {
     arena::run("chmod", &["755", &slow.display().to_string()])?;
     thawd.use_criu(&slow)?;
     let first = thawd.path("data/first.tar");
-    container.checkpoint(&first).context("while CRIU is quick")?;
+    container
+        .checkpoint(&first)
+        .context("while CRIU is quick")?;
     write(&gate, "")?;
     let request = container.checkpoint_request(&thawd.path("archives/a.tar"), 1);
     let began = Instant::now();

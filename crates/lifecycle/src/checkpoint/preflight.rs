@@ -10,9 +10,11 @@ use std::path::Path;
 
 use rustix::io::Errno;
 use sys::proc::OpenFile;
-use sys::unix_diag::UnixSocket;
 
 use crate::error::Error;
+
+/// Kernel state of a connected unix socket.
+const CONNECTED: u8 = 1;
 
 /// Findings reported at most; one is enough to refuse.
 const MOST: usize = 16;
@@ -224,6 +226,8 @@ impl Look {
         let netns = format!("/proc/{}/ns/net", self.init);
         let inside = sys::ns::enter(Path::new(&netns), sys::ns::Kind::Net, sys::unix_diag::sockets);
         let Ok(all) = inside else { return };
+        // The other end is often in the host's network namespace; numbers are the same everywhere.
+        let host = sys::unix_diag::sockets().unwrap_or_default();
         let pending: BTreeSet<u32> = self
             .unix
             .keys()
@@ -232,18 +236,27 @@ impl Look {
             .collect();
         let held = self.unix.clone();
         for (inode, (pid, fd)) in &held {
-            let Some(UnixSocket { peer: Some(peer), name, .. }) = all.get(inode) else { continue };
-            let peer_pending = all.values().any(|socket| socket.pending.contains(peer));
-            let queued_inside = pending.contains(peer) || peer_pending && {
-                // A connection that a listener of the container has not accepted yet.
-                held.keys().any(|own| all.get(own).is_some_and(|s| s.pending.contains(peer)))
+            let Some(socket) = all.get(inode) else { continue };
+            let inside = match socket.peer {
+                Some(peer) => held.contains_key(&peer),
+                // Connected without a peer: not accepted yet, or the peer was closed.
+                None => {
+                    socket.state != CONNECTED || socket.shutdown != 0 || pending.contains(inode)
+                }
             };
-            if held.contains_key(peer) || queued_inside {
+            if inside {
                 continue;
             }
-            let there = all.get(peer).map(|socket| socket.name.clone()).unwrap_or_default();
-            let path = [there, name.clone()].into_iter().find(|text| !text.is_empty());
-            let path = path.unwrap_or_else(|| "unnamed".to_owned());
+            let others = || all.iter().chain(&host);
+            let path = others()
+                .filter(|(other, there)| {
+                    socket.peer == Some(**other) || there.pending.contains(inode)
+                })
+                .map(|(_, there)| there.name.as_str())
+                .chain([socket.name.as_str()])
+                .find(|name| !name.is_empty())
+                .unwrap_or("unnamed")
+                .to_owned();
             let text = format!("has unix socket fd {fd} ({path}) connected to a process outside");
             self.problem(*pid, format!("{text} of the container, which CRIU cannot dump"));
         }

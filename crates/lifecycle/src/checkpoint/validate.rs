@@ -53,12 +53,16 @@ pub(crate) fn location(path: &Path) -> Result<Location, Error> {
         match Errno::from_io_error(&error) {
             Some(Errno::NOENT) => invalid(format!("its directory {directory} does not exist: make it first")),
             Some(Errno::LOOP) => invalid(format!("its directory {directory} is reached through a symbolic link: give the real path")),
+            Some(Errno::NAMETOOLONG) => invalid("is longer than paths can be: choose a shorter one".into()),
             Some(Errno::NOTDIR) => invalid(format!("{directory} is no directory")),
             _ => Error::failed(format!("open directory {directory}"), error),
         }
     })?;
     match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => Ok(Location { path: path.to_path_buf(), parent }),
+        Err(Errno::NAMETOOLONG) => {
+            Err(invalid("its file name is longer than 255 bytes: choose a shorter one".into()))
+        }
         Err(error) => Err(Error::failed(format!("look at {shown}"), error)),
         Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => {
             Err(invalid(format!("{shown} is a directory: name a file that does not exist")))
@@ -134,6 +138,7 @@ mod tests {
         check(base.join("link/x.tar"), "symbolic link");
         check(base, "is a directory");
         check(format!("{}/x/", base.display()), "ends in");
+        check(base.join("x".repeat(256)), "longer than 255");
     }
 
     #[test]
