@@ -43,6 +43,9 @@ check() {
     done < <(grep -E '^test result: .* passed; .* failed' "$log" || true)
     if [ "$status" != 0 ] && [ "$bad" = 0 ]; then
         bad=1
+    elif [ "$ok$bad" = 00 ] && grep -q '^test result:' "$log"; then
+        printf 'no test was run\n' >&2
+        bad=1
     elif [ "$ok$bad" = 00 ]; then
         ok=1
     fi

@@ -125,18 +125,25 @@ impl Config {
     /// A file that cannot be read or parsed, an unknown key, a relative path, an address that is
     /// not `unix://`; the message names key and remedy.
     pub fn load(flags: &Flags) -> anyhow::Result<Self> {
-        let path = flags.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+        let path = flags
+            .config
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
         let text = match std::fs::File::open(&path) {
             Ok(file) => {
                 let bytes = sys::fs::read_bounded(file, FILE_LIMIT)
                     .with_context(|| format!("read {}", path.display()))?;
-                String::from_utf8(bytes).with_context(|| format!("{} is no text", path.display()))?
+                String::from_utf8(bytes)
+                    .with_context(|| format!("{} is no text", path.display()))?
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && flags.config.is_none() => {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::NotFound && flags.config.is_none() =>
+            {
                 String::new()
             }
             Err(error) => {
-                return Err(error).with_context(|| format!("open configuration {}", path.display()));
+                return Err(error)
+                    .with_context(|| format!("open configuration {}", path.display()));
             }
         };
         Self::parse(&text, flags).with_context(|| format!("configuration {}", path.display()))
@@ -159,10 +166,18 @@ impl Config {
             "cgroup_parent {cgroup_parent:?} must be absolute and without \"..\""
         );
         let cni_conf = list("cni.conf_dirs", file.cni.conf_dirs, &["/etc/cni/net.d"])?;
-        let cni_bin = list("cni.bin_dirs", file.cni.bin_dirs, &["/opt/cni/bin", "/usr/lib/cni"])?;
+        let cni_bin = list(
+            "cni.bin_dirs",
+            file.cni.bin_dirs,
+            &["/opt/cni/bin", "/usr/lib/cni"],
+        )?;
         Ok(Self {
             socket: socket_path(&listen)?,
-            log_level: flags.log_level.clone().or(file.log_level).unwrap_or_else(|| "info".into()),
+            log_level: flags
+                .log_level
+                .clone()
+                .or(file.log_level)
+                .unwrap_or_else(|| "info".into()),
             log_format: file.log_format,
             node: NodeConfig {
                 checkpoint: checkpoint(file.checkpoint, &root)?,
@@ -184,12 +199,20 @@ impl Config {
 fn handlers(configured: Vec<Runtime>) -> anyhow::Result<Vec<Handler>> {
     if configured.is_empty() {
         let known = ["crun", "runc"];
-        return Ok(known.map(|name| Handler { name: name.into(), path: name.into() }).into());
+        return Ok(known
+            .map(|name| Handler {
+                name: name.into(),
+                path: name.into(),
+            })
+            .into());
     }
     let mut handlers: Vec<Handler> = Vec::new();
     for Runtime { name, path } in configured {
         ensure!(!name.is_empty(), "a [[runtime]] has an empty name");
-        ensure!(!handlers.iter().any(|handler| handler.name == name), "runtime {name:?} stands twice");
+        ensure!(
+            !handlers.iter().any(|handler| handler.name == name),
+            "runtime {name:?} stands twice"
+        );
         let path = path.unwrap_or_else(|| PathBuf::from(&name));
         handlers.push(Handler { name, path });
     }
@@ -227,21 +250,32 @@ fn checkpoint(file: Checkpoint, root: &Path) -> anyhow::Result<CheckpointConfig>
 /// A program of ours: beside this one where it is not configured.
 fn helper(configured: Option<PathBuf>, name: &str) -> PathBuf {
     configured.unwrap_or_else(|| {
-        let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
-        beside.filter(|path| path.is_file()).unwrap_or_else(|| PathBuf::from(name))
+        let beside = std::env::current_exe()
+            .ok()
+            .and_then(|own| Some(own.parent()?.join(name)));
+        beside
+            .filter(|path| path.is_file())
+            .unwrap_or_else(|| PathBuf::from(name))
     })
 }
 
 fn absolute(key: &str, path: Option<PathBuf>, default: &str) -> anyhow::Result<PathBuf> {
     let path = path.unwrap_or_else(|| PathBuf::from(default));
-    ensure!(path.is_absolute(), "{key} {:?} must be an absolute path", path);
+    ensure!(
+        path.is_absolute(),
+        "{key} {:?} must be an absolute path",
+        path
+    );
     Ok(path)
 }
 
 fn list(key: &str, paths: Option<Vec<PathBuf>>, defaults: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     let paths = paths.unwrap_or_else(|| defaults.iter().map(PathBuf::from).collect());
     for path in &paths {
-        ensure!(path.is_absolute(), "{key}: {path:?} must be an absolute path");
+        ensure!(
+            path.is_absolute(),
+            "{key}: {path:?} must be an absolute path"
+        );
     }
     Ok(paths)
 }
@@ -255,7 +289,10 @@ pub fn socket_path(address: &str) -> anyhow::Result<PathBuf> {
     let Some(path) = address.strip_prefix("unix://") else {
         bail!("address {address:?} must begin with unix://");
     };
-    ensure!(path.starts_with('/'), "address {address:?} must hold an absolute path: unix:///PATH");
+    ensure!(
+        path.starts_with('/'),
+        "address {address:?} must hold an absolute path: unix:///PATH"
+    );
     Ok(PathBuf::from(path))
 }
 
@@ -280,7 +317,10 @@ mod tests {
 
     #[test]
     fn flags_stand_over_the_file() {
-        let flags = Flags { root: Some("/x".into()), ..Flags::default() };
+        let flags = Flags {
+            root: Some("/x".into()),
+            ..Flags::default()
+        };
         let config = Config::parse("root = \"/y\"\nrun = \"/z\"\n", &flags).unwrap();
         assert_eq!(config.node.root, PathBuf::from("/x"));
         assert_eq!(config.socket, PathBuf::from("/z/thawd.sock"));
@@ -295,8 +335,14 @@ mod tests {
         check("rot = 1", "rot");
         check("root = \"relative\"", "root");
         check("listen = \"tcp://1\"", "unix://");
-        check("[checkpoint]\ndefault_timeout_seconds = 0", "default_timeout_seconds");
-        check("[[runtime]]\nname = \"a\"\n[[runtime]]\nname = \"a\"", "twice");
+        check(
+            "[checkpoint]\ndefault_timeout_seconds = 0",
+            "default_timeout_seconds",
+        );
+        check(
+            "[[runtime]]\nname = \"a\"\n[[runtime]]\nname = \"a\"",
+            "twice",
+        );
         check("cgroup_parent = \"/a/../b\"", "cgroup_parent");
     }
 }

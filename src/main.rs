@@ -62,7 +62,9 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
-    let node = lifecycle::node::Node::start(config.node).await.context("start")?;
+    let node = lifecycle::node::Node::start(config.node)
+        .await
+        .context("start")?;
     tracing::info!(socket = %config.socket.display(), "serving CRI v1");
     let end = async move {
         tokio::select! {

@@ -4,7 +4,7 @@
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::measure::{Job, Side};
 use super::meter;
-use crate::harness::{arena, cgroups, needs};
+use crate::harness::{arena, cgroups, needs, wait};
 
 /// Where the scripts put the CRIU that thawd uses too.
 const CRIU: &str = "/opt/thawd/criu/bin";
@@ -24,6 +24,44 @@ const RESTORED: &str = "restored";
 pub(super) struct Baseline {
     directory: TempDir,
     cgroup: String,
+    network: Network,
+}
+
+/// A network namespace for the container, as a pod would have one: not the one that CRIU runs in.
+/// A process that sleeps holds it.
+struct Network(Child);
+
+impl Network {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the harness runs ordinary programs"
+    )]
+    fn make() -> Result<Self> {
+        let holder = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL", "--", "unshare", "--net", "--"])
+            .args(["sleep", "infinity"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .context("starting unshare")?;
+        let network = Self(holder);
+        let own = std::fs::read_link("/proc/self/ns/net")?;
+        wait::until("a network namespace", wait::PATIENCE, || {
+            Ok((std::fs::read_link(network.path())? != own).then_some(()))
+        })?;
+        Ok(network)
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.0.id())
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 impl Baseline {
@@ -36,6 +74,7 @@ impl Baseline {
         let baseline = Self {
             directory,
             cgroup: cgroups::name(0),
+            network: Network::make()?,
         };
         for name in ["bundle", "bundle/rootfs", "image", "archives"] {
             std::fs::create_dir(baseline.path(name))?;
@@ -74,7 +113,7 @@ impl Baseline {
         Ok(())
     }
 
-    /// runc's own example of a configuration, with our program in this network namespace.
+    /// runc's own example of a configuration, with our program in a network namespace by path.
     fn configure(&self, job: &Job<'_>) -> Result<()> {
         let path = self.path("bundle/config.json");
         if path.exists() {
@@ -83,7 +122,7 @@ impl Baseline {
         arena::run("runc", &["spec", "--bundle", &self.text("bundle")])?;
         let mut spec = parse(&path.display().to_string())?;
         let (mib, seed) = (job.mib.to_string(), job.seed.to_string());
-        let network = format!("/proc/{}/ns/net", std::process::id());
+        let network = self.network.path();
         let mount = json!({
             "destination": meter::INSIDE, "type": "bind", "source": job.meter,
             "options": ["rbind", "rw"],

@@ -156,13 +156,12 @@ fn machine() -> Result<String> {
         .trim_start_matches("Version: ")
         .to_owned();
     Ok(format!(
-        "{} × {}, {} GiB, Linux {}, {} ({}); {}, CRIU {criu}, {}",
+        "{} × {}, {} GiB, Linux {}, {} on /var/tmp; {}, CRIU {criu}, {}",
         std::thread::available_parallelism()?,
         value("/proc/cpuinfo", "model name")?,
         kib.div_ceil(1024 * 1024),
         first("uname", &["-r"])?,
         first("findmnt", &["-n", "-o", "FSTYPE", "-T", "/var/tmp"])?,
-        first("df", &["--output=source", "/var/tmp"]).map(|_| "/var/tmp")?,
         first("runc", &["--version"])?.replace(" version", ""),
         first("tar", &["--version"])?,
     ))

@@ -82,10 +82,14 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
-        Command::Image { command: ImageCommand::Load { file, names } } => {
+        Command::Image {
+            command: ImageCommand::Load { file, names },
+        } => {
             image::load(&arguments.address, &file, &names)?;
         }
-        Command::Image { command: ImageCommand::FromCheckpoint { archive, name } } => {
+        Command::Image {
+            command: ImageCommand::FromCheckpoint { archive, name },
+        } => {
             image::from_checkpoint(&arguments.address, &archive, &name)?;
         }
         Command::Inspect { archive, json } => archive::inspect(&archive, json)?,

@@ -89,7 +89,11 @@ pub(crate) fn write(
         "" => None,
         text => Some(signals::parse(text)?),
     };
-    Ok(Made { spec, user: (user.uid, user.gid, user.groups), stop_signal })
+    Ok(Made {
+        spec,
+        user: (user.uid, user.gid, user.groups),
+        stop_signal,
+    })
 }
 
 /// Makes the directories that the image declares as volumes, where no layer has them.
@@ -98,7 +102,11 @@ fn make_volumes(rootfs: &Path, volumes: &[PathBuf]) -> Result<(), Error> {
     for volume in volumes {
         let mut walked = PathBuf::new();
         for part in volume.components().skip(1) {
-            let at = if walked.as_os_str().is_empty() { Path::new(".") } else { &walked };
+            let at = if walked.as_os_str().is_empty() {
+                Path::new(".")
+            } else {
+                &walked
+            };
             let parent = sys::fs::open_in_root(&root, at, OFlags::DIRECTORY | OFlags::CLOEXEC)
                 .map_err(|error| Error::io("open the image's", volume, error))?;
             walked.push(part);
@@ -124,13 +132,18 @@ fn read_beneath(rootfs: &Path, name: &str) -> Result<Vec<u8>, Error> {
     };
     let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
     if !regular {
-        return Err(Error::invalid("image", format!("its /{name} is no regular file")));
+        return Err(Error::invalid(
+            "image",
+            format!("its /{name} is no regular file"),
+        ));
     }
     sys::fs::read_bounded(file, ACCOUNTS_LIMIT).map_err(|error| Error::io("read", shown, error))
 }
 
 fn seccomp_profile(profile: Option<&SecurityProfile>) -> Result<Option<Vec<u8>>, Error> {
-    let Some(SecurityProfile::Localhost(path)) = profile else { return Ok(None) };
+    let Some(SecurityProfile::Localhost(path)) = profile else {
+        return Ok(None);
+    };
     let file = match std::fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -150,8 +163,7 @@ fn seccomp_profile(profile: Option<&SecurityProfile>) -> Result<Option<Vec<u8>>,
 /// [`Error::Failed`] when the file cannot be read.
 pub(crate) fn hostname(ctx: &Context, sandbox: &SandboxRecord) -> Result<String, Error> {
     let path = pod_files(ctx, sandbox).hostname;
-    let text =
-        std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
+    let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
     Ok(text.trim_end().to_owned())
 }
 
@@ -175,7 +187,13 @@ fn namespaces(
     let pin = |kind| sandbox::pin_path(&ctx.config, sandbox.id.as_str(), kind);
     let of_pod = &sandbox.config.namespaces;
     let own_network = of_pod.network != NamespaceMode::Node;
-    let at = |kind, own: bool| if own { Namespace::Path(pin(kind)) } else { Namespace::Host };
+    let at = |kind, own: bool| {
+        if own {
+            Namespace::Path(pin(kind))
+        } else {
+            Namespace::Host
+        }
+    };
     let pid = match &record.config.security.namespaces.pid {
         NamespaceMode::Container => Namespace::New,
         NamespaceMode::Node => Namespace::Host,
@@ -201,9 +219,12 @@ fn target_pid(ctx: &Context, target: &crate::model::ContainerId) -> Result<PathB
     let run_dir = ctx.config.container_run_dir(target.as_str());
     let status = monitor::Client::connect(&run_dir).and_then(|mut client| client.status());
     match status {
-        Ok(status) if status.exited.is_none() => {
-            Ok(PathBuf::from(format!("/proc/{}/ns/pid", status.container_pid)))
-        }
-        _ => Err(Error::Precondition(format!("target container {target} is not running"))),
+        Ok(status) if status.exited.is_none() => Ok(PathBuf::from(format!(
+            "/proc/{}/ns/pid",
+            status.container_pid
+        ))),
+        _ => Err(Error::Precondition(format!(
+            "target container {target} is not running"
+        ))),
     }
 }

@@ -17,9 +17,7 @@ use tracing::{debug, warn};
 use crate::context::{CLEAN_UP, Context, STEP, with};
 use crate::error::Error;
 use crate::model::{ContainerConfig, ContainerId, Exit};
-use crate::record::{
-    ContainerRecord, ContainerState, ProcessId, SandboxRecord, VERSION,
-};
+use crate::record::{ContainerRecord, ContainerState, ProcessId, SandboxRecord, VERSION};
 use crate::{bundle, restore};
 
 /// How long a container may take to vanish after SIGKILL.
@@ -63,9 +61,14 @@ fn log_path(directory: &Path, name: &Path) -> Result<Option<PathBuf>, Error> {
     if directory.as_os_str().is_empty() || name.as_os_str().is_empty() {
         return Ok(None);
     }
-    let plain = name.components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let plain = name
+        .components()
+        .all(|part| matches!(part, std::path::Component::Normal(_)));
     if !plain {
-        let problem = format!("{} is not a path below the pod's log directory", name.display());
+        let problem = format!(
+            "{} is not a path below the pod's log directory",
+            name.display()
+        );
         return Err(Error::invalid("log_path", problem));
     }
     Ok(Some(directory.join(name)))
@@ -117,7 +120,11 @@ async fn build(
         None => find_image(ctx, &record.config.image).await?,
     };
     record.image_id.clone_from(&image.id);
-    record.image_ref = image.repo_digests.first().cloned().unwrap_or_else(|| image.id.clone());
+    record.image_ref = image
+        .repo_digests
+        .first()
+        .cloned()
+        .unwrap_or_else(|| image.id.clone());
     let rootfs = ctx
         .images
         .prepare_rootfs(record.id.as_str(), &image.id)
@@ -155,7 +162,10 @@ async fn find_image(ctx: &Arc<Context>, reference: &str) -> Result<images::Image
         .resolve(reference)
         .await
         .map_err(|error| Error::failed(format!("look up image {reference:?}"), error))?;
-    found.ok_or_else(|| Error::NotFound { kind: "image", id: reference.to_owned() })
+    found.ok_or_else(|| Error::NotFound {
+        kind: "image",
+        id: reference.to_owned(),
+    })
 }
 
 /// What the monitor is to run.
@@ -164,7 +174,11 @@ pub(crate) enum Run {
     /// `create`.
     Create,
     /// `restore`, with the images and CRIU's work directory, and the environment of the relay.
-    Restore { images: PathBuf, work: PathBuf, env: Vec<(String, String)> },
+    Restore {
+        images: PathBuf,
+        work: PathBuf,
+        env: Vec<(String, String)>,
+    },
 }
 
 /// A monitor and its container's first process.
@@ -194,9 +208,10 @@ pub(crate) fn spawn_monitor(
     let (pid_file, log) = (run_dir.join("pid"), run_dir.join("runtime.log"));
     let console = record.config.tty.then(|| run_dir.join("console.sock"));
     let (argv, env) = match run {
-        Run::Create => {
-            (runtime.create_args(id, &bundle, &pid_file, console.as_deref(), &log), Vec::new())
-        }
+        Run::Create => (
+            runtime.create_args(id, &bundle, &pid_file, console.as_deref(), &log),
+            Vec::new(),
+        ),
         Run::Restore { images, work, env } => {
             let argv = runtime.restore_args(&oci_runtime::RestoreArgs {
                 id,
@@ -213,7 +228,10 @@ pub(crate) fn spawn_monitor(
     let spec = monitor::MonitorSpec {
         version: monitor::VERSION,
         container_id: id.to_owned(),
-        runtime_argv: argv.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+        runtime_argv: argv
+            .iter()
+            .map(|word| word.to_string_lossy().into_owned())
+            .collect(),
         runtime_env: env,
         runtime_log: log,
         pid_file,
@@ -229,9 +247,13 @@ pub(crate) fn spawn_monitor(
     let identity = |pid| {
         ProcessId::of(pid).map_err(|error| Error::failed(format!("find process {pid}"), error))
     };
-    let spawned =
-        Spawned { monitor: identity(started.monitor_pid)?, init: identity(started.container_pid)? };
-    let out = ctx.hierarchies.move_out_of_service(spawned.monitor.pid, "/thawd-monitors");
+    let spawned = Spawned {
+        monitor: identity(started.monitor_pid)?,
+        init: identity(started.container_pid)?,
+    };
+    let out = ctx
+        .hierarchies
+        .move_out_of_service(spawned.monitor.pid, "/thawd-monitors");
     if let Err(error) = out {
         debug!(container = id, %error, "the monitor stays in the daemon's cgroup");
     }
@@ -252,7 +274,10 @@ pub(crate) async fn start(
     with(ctx, move |ctx| {
         let mut record = record;
         let ContainerState::Created { init: Some(init) } = record.state else {
-            return Err(Error::Precondition(format!("container {} has no process", record.id)));
+            return Err(Error::Precondition(format!(
+                "container {} has no process",
+                record.id
+            )));
         };
         let runtime = ctx.runtimes.get(&handler)?;
         if let Err(error) = runtime.start(record.id.as_str(), Deadline::after(STEP)) {
@@ -260,7 +285,10 @@ pub(crate) async fn start(
                 warn!(container = %record.id, error = &left as &dyn std::error::Error,
                     "a container that failed to start left something behind");
             }
-            return Err(Error::failed(format!("start container {}", record.id), error));
+            return Err(Error::failed(
+                format!("start container {}", record.id),
+                error,
+            ));
         }
         record.state = ContainerState::Running { init };
         record.started_at = Some(SystemTime::now());
@@ -317,7 +345,9 @@ async fn signal(
 ) -> Result<(), Error> {
     let (handler, record) = (handler.to_owned(), record.clone());
     with(ctx, move |ctx| {
-        let Some(init) = record.init() else { return Ok(()) };
+        let Some(init) = record.init() else {
+            return Ok(());
+        };
         if !init.exists() {
             return Ok(());
         }
@@ -361,7 +391,10 @@ async fn wait_process(process: ProcessId) -> std::io::Result<()> {
     if !process.exists() {
         return Ok(());
     }
-    #[expect(deprecated, reason = "its hole is a type whose descriptor changes; OwnedFd's cannot")]
+    #[expect(
+        deprecated,
+        reason = "its hole is a type whose descriptor changes; OwnedFd's cannot"
+    )]
     let pidfd = AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)?;
     drop(pidfd.readable().await?);
     // Ours to reap only while this daemon is its parent.
@@ -424,13 +457,21 @@ pub(crate) async fn remove(
         .images
         .remove_rootfs(record.id.as_str())
         .await
-        .map_err(|error| Error::failed(format!("remove the files of container {}", record.id), error));
+        .map_err(|error| {
+            Error::failed(
+                format!("remove the files of container {}", record.id),
+                error,
+            )
+        });
     processes.and(rootfs)
 }
 
 fn forget(ctx: &Context, handler: &str, id: &str) -> Result<(), Error> {
     let mut result = forget_processes(ctx, handler, id);
-    for directory in [ctx.config.container_run_dir(id), ctx.config.container_dir(id)] {
+    for directory in [
+        ctx.config.container_run_dir(id),
+        ctx.config.container_dir(id),
+    ] {
         if let Err(error) = sys::fs::remove_tree(&directory) {
             result = result.and(Err(Error::io("remove", directory, error)));
         }

@@ -41,7 +41,10 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new() -> Self {
-        Self { found: Mutex::new(None), problem: Mutex::new(None) }
+        Self {
+            found: Mutex::new(None),
+            problem: Mutex::new(None),
+        }
     }
 
     /// The proven CRIU. A success is kept; a failure is tried again, so that installing CRIU needs
@@ -75,10 +78,24 @@ impl Engine {
 
     /// What is known without probing, for people.
     pub(crate) fn known(&self) -> Option<Result<String, String>> {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let found = self
+            .found
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let problem = self
+            .problem
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         found
-            .map(|usable| Ok(format!("CRIU {} at {}", usable.version, usable.binary.display())))
+            .map(|usable| {
+                Ok(format!(
+                    "CRIU {} at {}",
+                    usable.version,
+                    usable.binary.display()
+                ))
+            })
             .or_else(|| problem.map(Err))
     }
 }
@@ -113,11 +130,18 @@ fn probe(config: &NodeConfig) -> Result<Usable, String> {
 
 fn try_binary(config: &NodeConfig, binary: &std::path::Path) -> Result<Usable, String> {
     let criu = Criu::new(binary);
-    let version = criu.version(Deadline::after(PROBE)).map_err(|error| chain(&error))?;
+    let version = criu
+        .version(Deadline::after(PROBE))
+        .map_err(|error| chain(&error))?;
     let scratch = config.run.join("criu-probe");
     sys::fs::make_dir_all(&scratch, 0o700).map_err(|error| error.to_string())?;
     let result = criu.probe(&scratch, Deadline::after(PROBE));
     drop(sys::fs::remove_tree(&scratch));
-    result.map_err(|error| format!("version {version} cannot dump a process: {}", chain(&error)))?;
-    Ok(Usable { criu, binary: binary.to_path_buf(), version: version.to_string() })
+    result
+        .map_err(|error| format!("version {version} cannot dump a process: {}", chain(&error)))?;
+    Ok(Usable {
+        criu,
+        binary: binary.to_path_buf(),
+        version: version.to_string(),
+    })
 }

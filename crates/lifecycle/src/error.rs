@@ -65,12 +65,18 @@ impl Error {
         context: impl Into<String>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self::Failed { context: context.into(), source: source.into() }
+        Self::Failed {
+            context: context.into(),
+            source: source.into(),
+        }
     }
 
     /// An [`Error::Invalid`].
     pub fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Invalid { field: field.into(), problem: problem.into() }
+        Self::Invalid {
+            field: field.into(),
+            problem: problem.into(),
+        }
     }
 
     /// An [`Error::Failed`] for a path.

@@ -30,23 +30,35 @@ pub(crate) fn run(
 ) -> Result<ExecOutput, Error> {
     let id = record.id.as_str();
     if !matches!(record.state, crate::record::ContainerState::Running { .. }) {
-        return Err(Error::Precondition(format!("container {id} is not running")));
+        return Err(Error::Precondition(format!(
+            "container {id} is not running"
+        )));
     }
     if command.is_empty() {
         return Err(Error::invalid("cmd", "a command is needed"));
     }
     let token = sys::sysinfo::random_hex(8).map_err(|e| Error::failed("name an exec", e))?;
     let run_dir = ctx.config.container_run_dir(id);
-    let (process, pid_file) =
-        (run_dir.join(format!("exec-{token}.json")), run_dir.join(format!("exec-{token}.pid")));
+    let (process, pid_file) = (
+        run_dir.join(format!("exec-{token}.json")),
+        run_dir.join(format!("exec-{token}.pid")),
+    );
     let log = run_dir.join(format!("exec-{token}.log"));
     let spec = process_spec(ctx, record, command)?;
     sys::fs::replace_path(&process, 0o600, &spec)
         .map_err(|error| Error::io("write", &process, error))?;
     let runtime = ctx.runtimes.get(handler)?;
     let result = runtime.exec_output(
-        &oci_runtime::ExecArgs { id, process: &process, pid_file: &pid_file, log: &log },
-        OutputLimits { max_stdout_bytes: OUTPUT_BYTES, max_stderr_bytes: OUTPUT_BYTES },
+        &oci_runtime::ExecArgs {
+            id,
+            process: &process,
+            pid_file: &pid_file,
+            log: &log,
+        },
+        OutputLimits {
+            max_stdout_bytes: OUTPUT_BYTES,
+            max_stderr_bytes: OUTPUT_BYTES,
+        },
         Deadline::after(timeout.unwrap_or(LONGEST)),
     );
     for file in [&process, &pid_file, &log] {
@@ -62,7 +74,10 @@ pub(crate) fn run(
             "the command did not end within {} s in container {id} and was killed",
             timeout.unwrap_or(LONGEST).as_secs_f64()
         ))),
-        Err(error) => Err(Error::failed(format!("run a command in container {id}"), error)),
+        Err(error) => Err(Error::failed(
+            format!("run a command in container {id}"),
+            error,
+        )),
     }
 }
 
@@ -72,13 +87,21 @@ fn process_spec(
     record: &ContainerRecord,
     command: Vec<String>,
 ) -> Result<Vec<u8>, Error> {
-    let path = ctx.config.container_dir(record.id.as_str()).join("config.json");
+    let path = ctx
+        .config
+        .container_dir(record.id.as_str())
+        .join("config.json");
     let bytes = std::fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
     let bad = |error: serde_json::Error| Error::failed(format!("parse {}", path.display()), error);
     let mut spec: serde_json::Value = serde_json::from_slice(&bytes).map_err(bad)?;
-    let process = spec.get_mut("process").and_then(serde_json::Value::as_object_mut);
+    let process = spec
+        .get_mut("process")
+        .and_then(serde_json::Value::as_object_mut);
     let Some(process) = process else {
-        return Err(Error::failed("read the bundle", format!("{} has no process", path.display())));
+        return Err(Error::failed(
+            "read the bundle",
+            format!("{} has no process", path.display()),
+        ));
     };
     process.insert("args".into(), serde_json::json!(command));
     process.insert("terminal".into(), serde_json::json!(false));

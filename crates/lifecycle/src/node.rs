@@ -18,9 +18,8 @@ use crate::context::{Context, blocking, with};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::model::{
-    CheckpointRequest, Condition, ContainerConfig, ContainerFilter, ContainerId,
-    ContainerSnapshot, ExecOutput, Labels, NodeStatus, SandboxConfig, SandboxFilter, SandboxId,
-    SandboxSnapshot,
+    CheckpointRequest, Condition, ContainerConfig, ContainerFilter, ContainerId, ContainerSnapshot,
+    ExecOutput, Labels, NodeStatus, SandboxConfig, SandboxFilter, SandboxId, SandboxSnapshot,
 };
 use crate::owner::{ContainerView, Handle, Op, Owner, Request, SandboxView};
 use crate::record::{SandboxRecord, SandboxState, VERSION};
@@ -60,8 +59,12 @@ impl Node {
     /// [`Error::Failed`] when directories, store or images cannot be opened. A single object that
     /// cannot be recovered is no error: it becomes `Unknown` or is cleaned away.
     pub async fn start(config: NodeConfig) -> Result<Self, Error> {
-        for directory in [&config.root, &config.run, &config.own_checkpoints(), &config.criu_logs()]
-        {
+        for directory in [
+            &config.root,
+            &config.run,
+            &config.own_checkpoints(),
+            &config.criu_logs(),
+        ] {
             sys::fs::make_dir_all(directory, 0o700)
                 .map_err(|error| Error::io("make directory", directory, error))?;
         }
@@ -89,7 +92,10 @@ impl Node {
             tracker: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         });
-        let node = Self { ctx: Arc::clone(&ctx), registry: Arc::default() };
+        let node = Self {
+            ctx: Arc::clone(&ctx),
+            registry: Arc::default(),
+        };
         for (record, containers) in crate::recovery::recover(&ctx).await? {
             let (id, name) = (record.id.clone(), name_of(&record.config));
             let handle = Owner::spawn(&ctx, record, containers, None);
@@ -154,7 +160,10 @@ impl Node {
         );
         let name = name_of(&config);
         let cgroup_parent = if config.cgroup_parent.is_empty() {
-            format!("{}/{id}", self.ctx.config.cgroup_parent.trim_end_matches('/'))
+            format!(
+                "{}/{id}",
+                self.ctx.config.cgroup_parent.trim_end_matches('/')
+            )
         } else {
             config.cgroup_parent.clone()
         };
@@ -227,7 +236,8 @@ impl Node {
     ///
     /// [`Error::Failed`] with every step that failed; a retry begins again.
     pub async fn remove_sandbox(&self, id: &str) -> Result<(), Error> {
-        self.end_sandbox(id, |reply| Request::Remove { reply }).await
+        self.end_sandbox(id, |reply| Request::Remove { reply })
+            .await
     }
 
     async fn end_sandbox(
@@ -242,7 +252,11 @@ impl Node {
         };
         let (reply, answer) = oneshot::channel();
         if handle.inbox.send(request(reply)).await.is_err() {
-            return if self.ctx.shutdown.is_cancelled() { Err(Error::ShuttingDown) } else { Ok(()) };
+            return if self.ctx.shutdown.is_cancelled() {
+                Err(Error::ShuttingDown)
+            } else {
+                Ok(())
+            };
         }
         wait(answer).await
     }
@@ -288,7 +302,14 @@ impl Node {
     ) -> Result<ContainerId, Error> {
         let (_, handle) = self.sandbox(sandbox)?;
         let (reply, answer) = oneshot::channel();
-        self.send(&handle, Request::Create { config: Box::new(config), reply }).await?;
+        self.send(
+            &handle,
+            Request::Create {
+                config: Box::new(config),
+                reply,
+            },
+        )
+        .await?;
         wait(answer).await
     }
 
@@ -411,7 +432,10 @@ impl Node {
         let view = self.container(id)?;
         let handler = view.handler;
         let record = Arc::clone(&view.record);
-        with(&self.ctx, move |ctx| crate::exec::run(ctx, &handler, &record, command, timeout)).await
+        with(&self.ctx, move |ctx| {
+            crate::exec::run(ctx, &handler, &record, command, timeout)
+        })
+        .await
     }
 
     /// Tells a container's monitor to open its log file anew, after a rotation.
@@ -422,7 +446,10 @@ impl Node {
     pub async fn reopen_log(&self, id: &str) -> Result<(), Error> {
         let view = self.container(id)?;
         if view.snapshot.pid.is_none() {
-            return Err(Error::Precondition(format!("container {} is not running", view.record.id)));
+            return Err(Error::Precondition(format!(
+                "container {} is not running",
+                view.record.id
+            )));
         }
         let run_dir = self.ctx.config.container_run_dir(view.record.id.as_str());
         blocking(move || {
@@ -451,7 +478,16 @@ impl Node {
         let guard = checkpoint::CancelOnDrop::new(cancel.clone());
         let (reply, answer) = oneshot::channel();
         let deadline = rpc_deadline.and_then(|left| Instant::now().checked_add(left));
-        self.operate(id, Op::Checkpoint { request, deadline, cancel, reply }).await?;
+        self.operate(
+            id,
+            Op::Checkpoint {
+                request,
+                deadline,
+                cancel,
+                reply,
+            },
+        )
+        .await?;
         let result = wait(answer).await;
         guard.disarm();
         result
@@ -462,13 +498,25 @@ impl Node {
         let handlers = self.ctx.runtimes.usable();
         let runtime = Condition {
             ok: !handlers.is_empty(),
-            reason: if handlers.is_empty() { "NoRuntime".into() } else { String::new() },
-            message: if handlers.is_empty() { self.ctx.runtimes.problems() } else { String::new() },
+            reason: if handlers.is_empty() {
+                "NoRuntime".into()
+            } else {
+                String::new()
+            },
+            message: if handlers.is_empty() {
+                self.ctx.runtimes.problems()
+            } else {
+                String::new()
+            },
         };
         let network = with(&self.ctx, |ctx| {
             let loaded = crate::cni::Cni::load(&ctx.config.cni_conf_dirs, &ctx.config.cni_bin_dirs);
             Ok(match loaded {
-                Ok(_) => Condition { ok: true, reason: String::new(), message: String::new() },
+                Ok(_) => Condition {
+                    ok: true,
+                    reason: String::new(),
+                    message: String::new(),
+                },
                 Err(error) => Condition {
                     ok: false,
                     reason: "NetworkPluginNotReady".into(),
@@ -498,7 +546,12 @@ impl Node {
             "cniConfDirectories": config.cni_conf_dirs,
             "cniBinDirectories": config.cni_bin_dirs,
         });
-        NodeStatus { runtime, network, handlers, info }
+        NodeStatus {
+            runtime,
+            network,
+            handlers,
+            info,
+        }
     }
 
     /// Takes the kubelet's runtime configuration. CNI configurations name their own ranges, so
@@ -513,7 +566,11 @@ impl Node {
     }
 
     fn views(&self) -> Vec<Arc<SandboxView>> {
-        self.registry().sandboxes.values().map(|handle| handle.view.borrow().clone()).collect()
+        self.registry()
+            .sandboxes
+            .values()
+            .map(|handle| handle.view.borrow().clone())
+            .collect()
     }
 
     fn sandbox(&self, id: &str) -> Result<(SandboxId, Handle), Error> {
@@ -531,15 +588,23 @@ impl Node {
     fn container(&self, id: &str) -> Result<ContainerView, Error> {
         let views = self.views();
         let found = views.iter().flat_map(|view| {
-            let matching = view.containers.iter().filter(|(key, _)| key.as_str().starts_with(id));
+            let matching = view
+                .containers
+                .iter()
+                .filter(|(key, _)| key.as_str().starts_with(id));
             matching.map(|(_, container)| container.clone())
         });
-        one(found, "container", id, |container| container.record.id.as_str())
+        one(found, "container", id, |container| {
+            container.record.id.as_str()
+        })
     }
 
     async fn operate(&self, id: &str, op: Op) -> Result<(), Error> {
         let container = self.container(id)?;
-        let (sandbox, id) = (container.record.sandbox_id.clone(), container.record.id.clone());
+        let (sandbox, id) = (
+            container.record.sandbox_id.clone(),
+            container.record.id.clone(),
+        );
         let handle = self.registry().sandboxes.get(&sandbox).cloned();
         let handle = handle.ok_or_else(|| not_found("container", id.as_str()))?;
         self.send(&handle, Request::Container { id, op }).await
@@ -557,11 +622,19 @@ impl Node {
 }
 
 fn name_of(config: &SandboxConfig) -> SandboxName {
-    (config.name.clone(), config.namespace.clone(), config.uid.clone(), config.attempt)
+    (
+        config.name.clone(),
+        config.namespace.clone(),
+        config.uid.clone(),
+        config.attempt,
+    )
 }
 
 fn not_found(kind: &'static str, id: &str) -> Error {
-    Error::NotFound { kind, id: id.to_owned() }
+    Error::NotFound {
+        kind,
+        id: id.to_owned(),
+    }
 }
 
 /// The only match of an id or prefix.
@@ -581,9 +654,10 @@ fn one<T>(
     match (found.pop(), found.is_empty()) {
         (None, _) => Err(not_found(kind, id)),
         (Some(only), true) => Ok(only),
-        (Some(_), false) => {
-            Err(Error::invalid(format!("{kind}_id"), format!("{id:?} begins several ids")))
-        }
+        (Some(_), false) => Err(Error::invalid(
+            format!("{kind}_id"),
+            format!("{id:?} begins several ids"),
+        )),
     }
 }
 
@@ -592,7 +666,9 @@ fn prefix(wanted: Option<&str>, id: &str) -> bool {
 }
 
 fn has_labels(labels: &Labels, wanted: &Labels) -> bool {
-    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+    wanted
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
 }
 
 async fn wait<T>(answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {

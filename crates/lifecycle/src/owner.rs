@@ -38,7 +38,10 @@ const INBOX: usize = 64;
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Make a container.
-    Create { config: Box<ContainerConfig>, reply: Reply<ContainerId> },
+    Create {
+        config: Box<ContainerConfig>,
+        reply: Reply<ContainerId>,
+    },
     /// Do something with one of its containers.
     Container { id: ContainerId, op: Op },
     /// Stop everything and take the network down.
@@ -137,7 +140,10 @@ struct Slot {
 #[derive(Debug)]
 pub(crate) enum Done {
     /// Sandbox set-up.
-    SetUp { result: Box<Result<SandboxRecord, Error>>, reply: Reply<()> },
+    SetUp {
+        result: Box<Result<SandboxRecord, Error>>,
+        reply: Reply<()>,
+    },
     /// Sandbox taken down (all containers have ended).
     TornDown { result: Result<(), Error> },
     /// Container built.
@@ -147,13 +153,29 @@ pub(crate) enum Done {
         reply: Reply<ContainerId>,
     },
     /// Container started or restored.
-    Started { id: ContainerId, result: Box<Result<ContainerRecord, Error>>, reply: Reply<()> },
+    Started {
+        id: ContainerId,
+        result: Box<Result<ContainerRecord, Error>>,
+        reply: Reply<()>,
+    },
     /// Stop finished.
-    Stopped { id: ContainerId, result: Result<(), Error>, reply: Option<Reply<()>> },
+    Stopped {
+        id: ContainerId,
+        result: Result<(), Error>,
+        reply: Option<Reply<()>>,
+    },
     /// What the OCI runtime and images kept of it is gone.
-    Removed { id: ContainerId, result: Result<(), Error>, reply: Option<Reply<()>> },
+    Removed {
+        id: ContainerId,
+        result: Result<(), Error>,
+        reply: Option<Reply<()>>,
+    },
     /// Checkpoint finished.
-    Checkpointed { id: ContainerId, result: Result<(), Error>, reply: Reply<()> },
+    Checkpointed {
+        id: ContainerId,
+        result: Result<(), Error>,
+        reply: Reply<()>,
+    },
     /// Its first process and its monitor have ended.
     Exited { id: ContainerId, exit: Option<Exit> },
     /// The OCI runtime's state of an ended container is gone.
@@ -221,14 +243,20 @@ impl Owner {
             });
         }
         ctx.tracker.spawn(owner.run());
-        Handle { inbox: sender, view: receiver }
+        Handle {
+            inbox: sender,
+            view: receiver,
+        }
     }
 
     /// Takes a container of an earlier daemon over.
     fn adopt(&mut self, record: ContainerRecord) {
         let id = record.id.clone();
         let alive = record.init().is_some();
-        let ended = matches!(record.state, ContainerState::Exited(_) | ContainerState::Unknown);
+        let ended = matches!(
+            record.state,
+            ContainerState::Exited(_) | ContainerState::Unknown
+        );
         self.slots.insert(id.clone(), Slot::new(record, ended));
         if alive {
             self.watch(&id);
@@ -257,7 +285,11 @@ impl Owner {
                 cancel.cancel();
             }
         }
-        while self.slots.values().any(|slot| matches!(slot.busy, Some(Busy::Checkpointing(_)))) {
+        while self
+            .slots
+            .values()
+            .any(|slot| matches!(slot.busy, Some(Busy::Checkpointing(_))))
+        {
             match self.work.join_next().await {
                 Some(Ok(done)) => self.apply(done).await,
                 Some(Err(_)) => {}
@@ -320,7 +352,10 @@ impl Owner {
 
     async fn queue(&mut self, id: &ContainerId, op: Op) {
         let Some(slot) = self.slots.get_mut(id) else {
-            return op.refuse(|| Error::NotFound { kind: "container", id: id.to_string() });
+            return op.refuse(|| Error::NotFound {
+                kind: "container",
+                id: id.to_string(),
+            });
         };
         match (&slot.busy, &op) {
             (Some(busy), Op::Checkpoint { .. }) => {
@@ -330,9 +365,11 @@ impl Owner {
             (Some(Busy::Checkpointing(cancel)), Op::Stop { .. } | Op::Remove(_)) => cancel.cancel(),
             (Some(Busy::Stopping(kill_at)), Op::Stop { timeout, .. }) => {
                 let wanted = Instant::now() + *timeout;
-                kill_at.send_if_modified(|at| wanted < *at && {
-                    *at = wanted;
-                    true
+                kill_at.send_if_modified(|at| {
+                    wanted < *at && {
+                        *at = wanted;
+                        true
+                    }
                 });
             }
             (Some(Busy::Stopping(kill_at)), Op::Remove(_)) => {
@@ -347,16 +384,25 @@ impl Owner {
     /// Begins queued operations until one is under way.
     async fn advance(&mut self, id: &ContainerId) {
         loop {
-            let Some(slot) = self.slots.get_mut(id) else { return };
+            let Some(slot) = self.slots.get_mut(id) else {
+                return;
+            };
             if slot.busy.is_some() {
                 return;
             }
-            let Some(op) = slot.queue.pop_front() else { return };
+            let Some(op) = slot.queue.pop_front() else {
+                return;
+            };
             match op {
                 Op::Start(reply) => self.begin_start(id, reply),
                 Op::Stop { timeout, reply } => self.begin_stop(id, timeout, Some(reply)),
                 Op::Remove(reply) => self.begin_remove(id, Some(reply)),
-                Op::Checkpoint { request, deadline, cancel, reply } => {
+                Op::Checkpoint {
+                    request,
+                    deadline,
+                    cancel,
+                    reply,
+                } => {
                     self.begin_checkpoint(id, request, deadline, cancel, reply);
                 }
             }
@@ -365,7 +411,9 @@ impl Owner {
 
     fn begin_start(&mut self, id: &ContainerId, reply: Reply<()>) {
         let ready = self.record.state == SandboxState::Ready && !self.ending.wanted();
-        let Some(slot) = self.slots.get_mut(id) else { return };
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
         match &slot.record.state {
             ContainerState::Created { .. } if ready => {}
             ContainerState::Running { .. } if slot.abandoned => {
@@ -385,8 +433,11 @@ impl Owner {
             }
         }
         slot.busy = Some(Busy::Starting);
-        let (ctx, sandbox, record) =
-            (Arc::clone(&self.ctx), self.record.clone(), slot.record.clone());
+        let (ctx, sandbox, record) = (
+            Arc::clone(&self.ctx),
+            self.record.clone(),
+            slot.record.clone(),
+        );
         let id = id.clone();
         self.work.spawn(async move {
             let result = if record.restore.is_some() {
@@ -394,12 +445,18 @@ impl Owner {
             } else {
                 container::start(&ctx, &sandbox, record).await
             };
-            Done::Started { id, result: Box::new(result), reply }
+            Done::Started {
+                id,
+                result: Box::new(result),
+                reply,
+            }
         });
     }
 
     fn begin_stop(&mut self, id: &ContainerId, timeout: Duration, reply: Option<Reply<()>>) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
         if slot.record.init().is_none() && !matches!(slot.record.state, ContainerState::Unknown) {
             if let Some(reply) = reply {
                 answer(reply, Ok(()));
@@ -418,7 +475,9 @@ impl Owner {
     }
 
     fn begin_remove(&mut self, id: &ContainerId, reply: Option<Reply<()>>) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
         slot.busy = Some(Busy::Removing);
         let (ctx, record) = (Arc::clone(&self.ctx), slot.record.clone());
         let (handler, ended) = (self.record.handler.clone(), slot.ended.subscribe());
@@ -437,7 +496,9 @@ impl Owner {
         cancel: checkpoint::Cancel,
         reply: Reply<()>,
     ) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
         if !matches!(slot.record.state, ContainerState::Running { .. }) {
             let problem = format!(
                 "container {id} is {}; only a running container can be checkpointed",
@@ -535,14 +596,21 @@ impl Owner {
                 self.idle(id).await;
             }
             Err(error) => {
-                let queued = self.slots.remove(id).map(|slot| slot.queue).unwrap_or_default();
+                let queued = self
+                    .slots
+                    .remove(id)
+                    .map(|slot| slot.queue)
+                    .unwrap_or_default();
                 if let Err(error) = self.ctx.store.remove_container(id).await {
                     warn!(container = %id, error = &error as &dyn std::error::Error,
                         "the record of a container that was not made stays");
                 }
                 answer(reply, Err(error));
                 for op in queued {
-                    op.refuse(|| Error::NotFound { kind: "container", id: id.to_string() });
+                    op.refuse(|| Error::NotFound {
+                        kind: "container",
+                        id: id.to_string(),
+                    });
                 }
             }
         }
@@ -585,7 +653,9 @@ impl Owner {
     /// A container that could not be started has ended: code 128, reason `StartError`, as callers
     /// of the peers know it.
     async fn start_failed(&mut self, id: &ContainerId, error: &Error) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
         if !matches!(slot.record.state, ContainerState::Exited(_)) {
             slot.record.state = ContainerState::Exited(Exit {
                 code: 128,
@@ -602,7 +672,9 @@ impl Owner {
     }
 
     async fn exited(&mut self, id: &ContainerId, exit: Option<Exit>) {
-        let Some(slot) = self.slots.get_mut(id) else { return };
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
         if slot.record.init().is_some() {
             let exit = exit.unwrap_or_else(|| Exit {
                 code: 255,
@@ -618,7 +690,9 @@ impl Owner {
             self.save(&record).await;
             self.publish();
         }
-        let Some(slot) = self.slots.get_mut(id) else { return };
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
         slot.ended.send_replace(true);
         if slot.busy.is_none() {
             slot.busy = Some(Busy::Cleaning);
@@ -644,13 +718,19 @@ impl Owner {
         };
         if result.is_ok() {
             info!(container = %id, "container removed");
-            let queued = self.slots.remove(id).map(|slot| slot.queue).unwrap_or_default();
+            let queued = self
+                .slots
+                .remove(id)
+                .map(|slot| slot.queue)
+                .unwrap_or_default();
             self.publish();
             for op in queued {
                 match op {
                     Op::Remove(reply) | Op::Stop { reply, .. } => answer(reply, Ok(())),
-                    other => other
-                        .refuse(|| Error::NotFound { kind: "container", id: id.to_string() }),
+                    other => other.refuse(|| Error::NotFound {
+                        kind: "container",
+                        id: id.to_string(),
+                    }),
                 }
             }
         }
@@ -678,7 +758,14 @@ impl Owner {
         let ids: Vec<ContainerId> = self.slots.keys().cloned().collect();
         for id in ids {
             let (reply, _) = oneshot::channel();
-            self.queue(&id, Op::Stop { timeout: Duration::ZERO, reply }).await;
+            self.queue(
+                &id,
+                Op::Stop {
+                    timeout: Duration::ZERO,
+                    reply,
+                },
+            )
+            .await;
         }
     }
 
@@ -708,7 +795,9 @@ impl Owner {
             self.publish();
             let (ctx, record) = (Arc::clone(&self.ctx), self.record.clone());
             self.work.spawn(async move {
-                Done::TornDown { result: sandbox::tear_down(&ctx, &record).await }
+                Done::TornDown {
+                    result: sandbox::tear_down(&ctx, &record).await,
+                }
             });
             return;
         }
@@ -757,13 +846,26 @@ impl Owner {
     /// Answers everyone who waits for the sandbox's end; a retry begins again.
     fn fail_ending(&mut self, error: &Error) {
         let text = crate::error::chain(error);
-        for reply in self.ending.stop.drain(..).chain(self.ending.remove.drain(..)) {
-            answer(reply, Err(Error::failed(format!("stop sandbox {}", self.record.id), text.clone())));
+        for reply in self
+            .ending
+            .stop
+            .drain(..)
+            .chain(self.ending.remove.drain(..))
+        {
+            answer(
+                reply,
+                Err(Error::failed(
+                    format!("stop sandbox {}", self.record.id),
+                    text.clone(),
+                )),
+            );
         }
     }
 
     fn watch(&mut self, id: &ContainerId) {
-        let Some(slot) = self.slots.get(id) else { return };
+        let Some(slot) = self.slots.get(id) else {
+            return;
+        };
         if slot.record.init().is_none() {
             return;
         }

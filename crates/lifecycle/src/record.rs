@@ -36,7 +36,10 @@ pub(crate) struct ProcessId {
 impl ProcessId {
     /// Reads the start time of a process that is known to run.
     pub(crate) fn of(pid: u32) -> std::io::Result<Self> {
-        Ok(Self { pid, start_time: sys::proc::start_time(pid)? })
+        Ok(Self {
+            pid,
+            start_time: sys::proc::start_time(pid)?,
+        })
     }
 
     /// Whether this very process still exists (a zombie does).

@@ -40,7 +40,10 @@ pub(crate) async fn recover(ctx: &Arc<Context>) -> Result<Recovered, Error> {
     }
     let mut by_sandbox: BTreeMap<SandboxId, Vec<ContainerRecord>> = BTreeMap::new();
     for record in containers {
-        by_sandbox.entry(record.sandbox_id.clone()).or_default().push(record);
+        by_sandbox
+            .entry(record.sandbox_id.clone())
+            .or_default()
+            .push(record);
     }
     let mut recovered = Vec::new();
     for record in sandboxes {
@@ -57,7 +60,10 @@ pub(crate) async fn recover(ctx: &Arc<Context>) -> Result<Recovered, Error> {
         discard(ctx, "", &record).await;
     }
     if let Err(error) = with(ctx, |ctx| checkpoint::recover(ctx)).await {
-        warn!(error = &error as &dyn std::error::Error, "leftovers of checkpoints stay");
+        warn!(
+            error = &error as &dyn std::error::Error,
+            "leftovers of checkpoints stay"
+        );
     }
     Ok(recovered)
 }
@@ -109,7 +115,10 @@ async fn recover_container(
     let record = result.unwrap_or_else(|error| {
         warn!(container = %before.id, error = &error as &dyn std::error::Error,
             "a container could not be reconciled");
-        ContainerRecord { state: ContainerState::Unknown, ..before.clone() }
+        ContainerRecord {
+            state: ContainerState::Unknown,
+            ..before.clone()
+        }
     });
     if record != before
         && let Err(error) = ctx.store.put_container(&record).await
@@ -129,9 +138,13 @@ fn reconcile(ctx: &Context, handler: &str, mut record: ContainerRecord) -> Conta
         }
         return record;
     }
-    let Some(init) = record.init() else { return record };
+    let Some(init) = record.init() else {
+        return record;
+    };
     let run_dir = ctx.config.container_run_dir(record.id.as_str());
-    let ended = same_boot.then(|| monitor::read_exit(&run_dir).ok().flatten()).flatten();
+    let ended = same_boot
+        .then(|| monitor::read_exit(&run_dir).ok().flatten())
+        .flatten();
     if same_boot && ended.is_none() && init.exists() {
         let runtime = ctx.runtimes.get(handler).ok();
         let state = runtime.and_then(|runtime| {
@@ -168,7 +181,9 @@ fn interrupted_restore(
     record: &ContainerRecord,
 ) -> Option<ContainerRecord> {
     let run_dir = ctx.config.container_run_dir(record.id.as_str());
-    let status = monitor::Client::connect(&run_dir).and_then(|mut client| client.status()).ok()?;
+    let status = monitor::Client::connect(&run_dir)
+        .and_then(|mut client| client.status())
+        .ok()?;
     let init = crate::record::ProcessId::of(status.container_pid).ok()?;
     let runtime = ctx.runtimes.get(handler).ok()?;
     let deadline = sys::process::Deadline::after(crate::context::STEP);

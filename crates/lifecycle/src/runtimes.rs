@@ -47,14 +47,31 @@ impl Runtimes {
     /// [`Error::Invalid`] for a name that is not configured, [`Error::Precondition`] for a runtime
     /// that cannot be used on this host.
     pub(crate) fn get(&self, name: &str) -> Result<&OciRuntime, Error> {
-        let name = if name.is_empty() { self.default_name()? } else { name };
-        let entry = self.entries.iter().find(|entry| entry.name == name).ok_or_else(|| {
-            let known: Vec<&str> = self.entries.iter().map(|entry| entry.name.as_str()).collect();
-            let problem = format!("{name:?} is not configured; known handlers: {}", known.join(", "));
-            Error::invalid("runtime_handler", problem)
-        })?;
+        let name = if name.is_empty() {
+            self.default_name()?
+        } else {
+            name
+        };
+        let entry = self
+            .entries
+            .iter()
+            .find(|entry| entry.name == name)
+            .ok_or_else(|| {
+                let known: Vec<&str> = self
+                    .entries
+                    .iter()
+                    .map(|entry| entry.name.as_str())
+                    .collect();
+                let problem = format!(
+                    "{name:?} is not configured; known handlers: {}",
+                    known.join(", ")
+                );
+                Error::invalid("runtime_handler", problem)
+            })?;
         entry.runtime.as_ref().map_err(|problem| {
-            Error::Precondition(format!("runtime handler {name:?} cannot be used: {problem}"))
+            Error::Precondition(format!(
+                "runtime handler {name:?} cannot be used: {problem}"
+            ))
         })
     }
 
@@ -68,7 +85,9 @@ impl Runtimes {
             .iter()
             .find(|entry| entry.runtime.is_ok())
             .map(|entry| entry.name.as_str())
-            .ok_or_else(|| Error::Precondition(format!("no OCI runtime can be used: {}", self.problems())))
+            .ok_or_else(|| {
+                Error::Precondition(format!("no OCI runtime can be used: {}", self.problems()))
+            })
     }
 
     /// Names of the usable handlers, the default first.
@@ -107,10 +126,14 @@ fn probe(
 
 fn hybrid_with_controllers(hierarchies: &Hierarchies) -> bool {
     hierarchies.is_hybrid()
-        && hierarchies.mounts().iter().filter(|mount| mount.unified).any(|mount| {
-            std::fs::read_to_string(mount.mount_point.join("cgroup.controllers"))
-                .is_ok_and(|text| !text.trim().is_empty())
-        })
+        && hierarchies
+            .mounts()
+            .iter()
+            .filter(|mount| mount.unified)
+            .any(|mount| {
+                std::fs::read_to_string(mount.mount_point.join("cgroup.controllers"))
+                    .is_ok_and(|text| !text.trim().is_empty())
+            })
 }
 
 /// An absolute path if it is a file, else the first of that name on the PATH or in the usual
@@ -120,7 +143,14 @@ pub(crate) fn find_program(name: &Path) -> Option<PathBuf> {
         return name.is_file().then(|| name.to_path_buf());
     }
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    let usual = [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ];
     std::env::split_paths(&path)
         .chain(usual.iter().map(PathBuf::from))
         .map(|directory| directory.join(name))

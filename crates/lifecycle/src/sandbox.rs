@@ -101,7 +101,10 @@ fn hostname(config: &SandboxConfig, id: &str) -> String {
     if !config.hostname.is_empty() {
         config.hostname.clone()
     } else if config.namespaces.network == NamespaceMode::Node {
-        rustix::system::uname().nodename().to_string_lossy().into_owned()
+        rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()
     } else {
         id.chars().take(12).collect()
     }
@@ -206,8 +209,9 @@ fn refuse_sysctls(config: &SandboxConfig, network: bool, ipc: bool) -> Result<()
 fn write_sysctls(sysctls: &BTreeMap<String, String>) -> io::Result<()> {
     for (name, value) in sysctls {
         let path = PathBuf::from(format!("/proc/sys/{}", name.replace('.', "/")));
-        sys::cgroup::write_value(&path, value)
-            .map_err(|error| io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}")))?;
+        sys::cgroup::write_value(&path, value).map_err(|error| {
+            io::Error::new(error.kind(), format!("sysctl {name}={value}: {error}"))
+        })?;
     }
     Ok(())
 }
@@ -216,7 +220,10 @@ fn write_sysctls(sysctls: &BTreeMap<String, String>) -> io::Result<()> {
 fn start_init(ctx: &Context, pins: &Path) -> Result<ProcessId, Error> {
     let monitor = ctx.monitor();
     sys::ns::create(&[sys::ns::Kind::Pid], pins, || {
-        let child = sys::process::Command::new(&monitor).arg("pause").new_session().spawn()?;
+        let child = sys::process::Command::new(&monitor)
+            .arg("pause")
+            .new_session()
+            .spawn()?;
         let id = ProcessId::of(child.pid())?;
         child.leave();
         Ok(id)
@@ -239,7 +246,10 @@ fn pod_network(ctx: &Context, record: &SandboxRecord, netns: &Path) -> PodNetwor
 
 fn attach(ctx: &Context, record: &SandboxRecord, netns: &Path) -> Result<Vec<String>, Error> {
     let failed = |error: crate::cni::CniError| {
-        Error::failed(format!("set up the network of sandbox {}", record.id), error)
+        Error::failed(
+            format!("set up the network of sandbox {}", record.id),
+            error,
+        )
     };
     let network = Cni::load(&ctx.config.cni_conf_dirs, &ctx.config.cni_bin_dirs).map_err(failed)?;
     let result = network
@@ -278,12 +288,20 @@ fn dismantle(ctx: &Context, record: &SandboxRecord) -> Result<(), Error> {
     if let Some(init) = record.init {
         steps.push(("pid namespace", end_process(init).map_err(text)));
     }
-    for kind in [sys::ns::Kind::Net, sys::ns::Kind::Uts, sys::ns::Kind::Ipc, sys::ns::Kind::Pid] {
+    for kind in [
+        sys::ns::Kind::Net,
+        sys::ns::Kind::Uts,
+        sys::ns::Kind::Ipc,
+        sys::ns::Kind::Pid,
+    ] {
         let path = pin_path(&ctx.config, id, kind);
         steps.push(("namespace", sys::ns::unpin(&path).map_err(text)));
     }
     let run = ctx.config.sandbox_run_dir(id);
-    steps.push(("/dev/shm", sys::mount::unmount(&run.join("shm"), true).map_err(text)));
+    steps.push((
+        "/dev/shm",
+        sys::mount::unmount(&run.join("shm"), true).map_err(text),
+    ));
     if steps.iter().all(|(_, result)| result.is_ok()) {
         steps.push(("run directory", sys::fs::remove_tree(&run).map_err(text)));
     }
@@ -294,7 +312,10 @@ fn dismantle(ctx: &Context, record: &SandboxRecord) -> Result<(), Error> {
     if failures.is_empty() {
         Ok(())
     } else {
-        Err(Error::failed(format!("take down sandbox {id}"), failures.join("; ")))
+        Err(Error::failed(
+            format!("take down sandbox {id}"),
+            failures.join("; "),
+        ))
     }
 }
 
@@ -332,7 +353,10 @@ pub(crate) fn end_process(process: ProcessId) -> io::Result<()> {
         return Err(error);
     }
     if !sys::pidfd::wait_exit(&pidfd, Some(CLEAN_UP))? {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "the process does not end"));
+        return Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the process does not end",
+        ));
     }
     // Ours to reap only while this daemon is its parent.
     drop(sys::pidfd::wait_child(&pidfd));

@@ -33,15 +33,19 @@ impl Store {
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
         let records = Records::open(path)
             .map_err(|error| Error::failed(format!("open the store {}", path.display()), error))?;
-        Ok(Self { records: Arc::new(records) })
+        Ok(Self {
+            records: Arc::new(records),
+        })
     }
 
     pub(crate) async fn put_sandbox(&self, record: &SandboxRecord) -> Result<(), Error> {
-        self.put(SANDBOXES, record.id.as_str().to_owned(), record).await
+        self.put(SANDBOXES, record.id.as_str().to_owned(), record)
+            .await
     }
 
     pub(crate) async fn put_container(&self, record: &ContainerRecord) -> Result<(), Error> {
-        self.put(CONTAINERS, record.id.as_str().to_owned(), record).await
+        self.put(CONTAINERS, record.id.as_str().to_owned(), record)
+            .await
     }
 
     pub(crate) async fn remove_sandbox(&self, id: &SandboxId) -> Result<(), Error> {
@@ -54,12 +58,14 @@ impl Store {
 
     /// All sandboxes; the ids of records that cannot be read come second.
     pub(crate) async fn sandboxes(&self) -> Result<(Vec<SandboxRecord>, Vec<String>), Error> {
-        self.list(SANDBOXES, |record: &SandboxRecord| record.version).await
+        self.list(SANDBOXES, |record: &SandboxRecord| record.version)
+            .await
     }
 
     /// All containers; the ids of records that cannot be read come second.
     pub(crate) async fn containers(&self) -> Result<(Vec<ContainerRecord>, Vec<String>), Error> {
-        self.list(CONTAINERS, |record: &ContainerRecord| record.version).await
+        self.list(CONTAINERS, |record: &ContainerRecord| record.version)
+            .await
     }
 
     async fn put<T: Serialize>(
@@ -97,8 +103,9 @@ impl Store {
     ) -> Result<(Vec<T>, Vec<String>), Error> {
         let records = Arc::clone(&self.records);
         blocking(move || {
-            let all: Vec<(String, serde_json::Value)> =
-                records.list(table).map_err(|error| Error::failed("read the store", error))?;
+            let all: Vec<(String, serde_json::Value)> = records
+                .list(table)
+                .map_err(|error| Error::failed("read the store", error))?;
             let (mut good, mut bad) = (Vec::new(), Vec::new());
             for (key, value) in all {
                 match serde_json::from_value::<T>(value) {

@@ -30,7 +30,9 @@ impl Hierarchies {
     ///
     /// What read(2) returns.
     pub fn detect() -> io::Result<Self> {
-        Ok(Self::parse(&std::fs::read_to_string("/proc/self/mountinfo")?))
+        Ok(Self::parse(&std::fs::read_to_string(
+            "/proc/self/mountinfo",
+        )?))
     }
 
     /// Parses mountinfo text (proc(5)); the last mount on a place counts.
@@ -38,8 +40,12 @@ impl Hierarchies {
     pub fn parse(mountinfo: &str) -> Self {
         let mut mounts: Vec<Mount> = Vec::new();
         for line in mountinfo.lines() {
-            let Some((before, after)) = line.split_once(" - ") else { continue };
-            let Some(mount_point) = before.split(' ').nth(4) else { continue };
+            let Some((before, after)) = line.split_once(" - ") else {
+                continue;
+            };
+            let Some(mount_point) = before.split(' ').nth(4) else {
+                continue;
+            };
             let mut fields = after.split(' ');
             let kind = fields.next().unwrap_or_default();
             let options = fields.nth(1).unwrap_or_default();
@@ -54,7 +60,11 @@ impl Hierarchies {
                 .collect();
             let mount_point = PathBuf::from(mount_point);
             mounts.retain(|mount| mount.mount_point != mount_point);
-            mounts.push(Mount { mount_point, controllers, unified });
+            mounts.push(Mount {
+                mount_point,
+                controllers,
+                unified,
+            });
         }
         Self { mounts }
     }
@@ -80,7 +90,10 @@ impl Hierarchies {
     /// The directory of cgroup `path` in the hierarchy of a v1 controller, or in v2.
     #[must_use]
     pub fn directory(&self, controller: &str, path: &str) -> Option<PathBuf> {
-        let v1 = self.mounts.iter().find(|mount| mount.controllers.iter().any(|c| c == controller));
+        let v1 = self
+            .mounts
+            .iter()
+            .find(|mount| mount.controllers.iter().any(|c| c == controller));
         let mount = v1.or_else(|| self.mounts.iter().find(|mount| mount.unified))?;
         Some(mount.mount_point.join(path.trim_start_matches('/')))
     }
@@ -89,15 +102,27 @@ impl Hierarchies {
     #[must_use]
     pub fn directories(&self, path: &str) -> Vec<PathBuf> {
         let path = path.trim_start_matches('/');
-        self.mounts.iter().map(|mount| mount.mount_point.join(path)).collect()
+        self.mounts
+            .iter()
+            .map(|mount| mount.mount_point.join(path))
+            .collect()
     }
 
     /// Files that count processes ended by the OOM killer in `path` (`oom_kill N` lines).
     #[must_use]
     pub fn oom_files(&self, path: &str) -> Vec<PathBuf> {
-        let Some(directory) = self.directory("memory", path) else { return Vec::new() };
-        let v1 = self.mounts.iter().any(|mount| mount.controllers.iter().any(|c| c == "memory"));
-        vec![directory.join(if v1 { "memory.oom_control" } else { "memory.events" })]
+        let Some(directory) = self.directory("memory", path) else {
+            return Vec::new();
+        };
+        let v1 = self
+            .mounts
+            .iter()
+            .any(|mount| mount.controllers.iter().any(|c| c == "memory"));
+        vec![directory.join(if v1 {
+            "memory.oom_control"
+        } else {
+            "memory.events"
+        })]
     }
 
     /// Processes in `path`, from the first hierarchy that has it; none when it is gone.
@@ -163,7 +188,10 @@ fn is_controller(option: &str) -> bool {
 /// What open(2) or write(2) return.
 pub fn write_value(file: &Path, value: &str) -> io::Result<()> {
     use std::io::Write as _;
-    std::fs::OpenOptions::new().write(true).open(file)?.write_all(value.as_bytes())
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(file)?
+        .write_all(value.as_bytes())
 }
 
 #[cfg(test)]
@@ -189,7 +217,9 @@ mod tests {
         assert_eq!(found.mounts()[2].controllers, ["name=systemd"]);
         assert_eq!(
             found.oom_files("pods"),
-            [PathBuf::from("/sys/fs/cgroup/memory/pods/memory.oom_control")]
+            [PathBuf::from(
+                "/sys/fs/cgroup/memory/pods/memory.oom_control"
+            )]
         );
     }
 

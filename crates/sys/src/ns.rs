@@ -3,7 +3,10 @@
 //! `unshare(2)` of a network, IPC or UTS namespace concerns the calling thread only, so each
 //! function here starts a thread for it, does the work there and lets the thread end. What remains
 //! is a bind mount of the namespace's file, which holds it (namespaces(7), "Namespace lifetime").
-#![expect(unsafe_code, reason = "unshare and the interface ioctl have no safe wrapper")]
+#![expect(
+    unsafe_code,
+    reason = "unshare and the interface ioctl have no safe wrapper"
+)]
 
 use std::fs::File;
 use std::io;
@@ -70,7 +73,9 @@ pub fn create<T: Send>(
     setup: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
     on_thread(move || {
-        let flags = kinds.iter().fold(UnshareFlags::empty(), |all, kind| all | kind.flag());
+        let flags = kinds
+            .iter()
+            .fold(UnshareFlags::empty(), |all, kind| all | kind.flag());
         // SAFETY: only namespaces are unshared, never the descriptor table (CLONE_FILES) that
         // other threads rely on; the thread does nothing else and ends afterwards.
         unsafe { rustix::thread::unshare_unsafe(flags) }?;
@@ -95,7 +100,11 @@ pub fn create<T: Send>(
 ///
 /// What open(2) or mount(2) return.
 pub fn pin(source: &Path, target: &Path) -> io::Result<()> {
-    File::options().create(true).truncate(false).write(true).open(target)?;
+    File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(target)?;
     rustix::mount::mount_bind(source, target)?;
     Ok(())
 }
@@ -173,7 +182,11 @@ pub fn loopback_up() -> io::Result<()> {
     // SAFETY: the descriptor is an open socket for the whole call, and SIOCSIFFLAGS reads one
     // ifreq, which `request` is.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// The inode number of a namespace file, which is its identity (namespaces(7)).
@@ -213,7 +226,10 @@ mod tests {
         })
         .unwrap();
         assert_eq!(name.to_str().unwrap(), "pod-1");
-        assert_ne!(rustix::system::uname().nodename().to_str().unwrap(), "pod-1");
+        assert_ne!(
+            rustix::system::uname().nodename().to_str().unwrap(),
+            "pod-1"
+        );
         let flags = enter(&dir.path().join("net"), Kind::Net, || {
             std::fs::read_to_string("/proc/thread-self/net/dev")
         })

@@ -41,9 +41,14 @@ impl Status {
     /// Parses the file's text; unknown lines are passed over, missing ones leave defaults.
     #[must_use]
     pub fn parse(text: &str) -> Self {
-        let mut status = Self { state: '?', ..Self::default() };
+        let mut status = Self {
+            state: '?',
+            ..Self::default()
+        };
         for line in text.lines() {
-            let Some((key, value)) = line.split_once(':') else { continue };
+            let Some((key, value)) = line.split_once(':') else {
+                continue;
+            };
             let value = value.trim();
             match key {
                 "Name" => value.clone_into(&mut status.name),
@@ -63,11 +68,17 @@ impl Status {
 }
 
 fn numbers(value: &str) -> Vec<u32> {
-    value.split_ascii_whitespace().filter_map(|word| word.parse().ok()).collect()
+    value
+        .split_ascii_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect()
 }
 
 fn kibibytes(value: &str) -> u64 {
-    let number = value.split_ascii_whitespace().next().and_then(|word| word.parse::<u64>().ok());
+    let number = value
+        .split_ascii_whitespace()
+        .next()
+        .and_then(|word| word.parse::<u64>().ok());
     number.unwrap_or(0).saturating_mul(1024)
 }
 
@@ -77,7 +88,9 @@ fn kibibytes(value: &str) -> u64 {
 ///
 /// What open(2) or read(2) return; `NotFound` once the process is gone.
 pub fn status(pid: u32) -> io::Result<Status> {
-    Ok(Status::parse(&std::fs::read_to_string(format!("/proc/{pid}/status"))?))
+    Ok(Status::parse(&std::fs::read_to_string(format!(
+        "/proc/{pid}/status"
+    ))?))
 }
 
 /// The command line, arguments separated as they are; empty for kernel threads and zombies.
@@ -119,7 +132,10 @@ fn parse_start_time(text: &str) -> Option<u64> {
 pub fn parent(pid: u32) -> io::Result<u32> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let (_, rest) = text.rsplit_once(')').unwrap_or_default();
-    let parsed = rest.split_ascii_whitespace().nth(1).and_then(|word| word.parse().ok());
+    let parsed = rest
+        .split_ascii_whitespace()
+        .nth(1)
+        .and_then(|word| word.parse().ok());
     parsed.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no parent in stat"))
 }
 
@@ -185,7 +201,10 @@ pub fn open_files(pid: u32) -> io::Result<Vec<OpenFile>> {
     let mut files = Vec::new();
     for fd in numeric_entries(&directory)? {
         if let Ok(target) = std::fs::read_link(directory.join(fd.to_string())) {
-            files.push(OpenFile { fd, target: target.to_string_lossy().into_owned() });
+            files.push(OpenFile {
+                fd,
+                target: target.to_string_lossy().into_owned(),
+            });
         }
     }
     Ok(files)
@@ -237,7 +256,9 @@ pub fn own_bounding_set() -> io::Result<u64> {
 /// What read(2) returns; `InvalidData` when it is no number.
 pub fn own_oom_score_adj() -> io::Result<i64> {
     let text = std::fs::read_to_string("/proc/self/oom_score_adj")?;
-    text.trim().parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    text.trim()
+        .parse()
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 /// This boot's random id.

@@ -31,8 +31,11 @@ fn parse_cpu_features(text: &str) -> Vec<String> {
         let (key, value) = line.split_once(':')?;
         matches!(key.trim(), "flags" | "Features").then_some(value)
     });
-    let mut features: Vec<String> =
-        line.unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect();
+    let mut features: Vec<String> = line
+        .unwrap_or_default()
+        .split_ascii_whitespace()
+        .map(str::to_owned)
+        .collect();
     features.sort_unstable();
     features.dedup();
     features
@@ -68,7 +71,10 @@ mod tests {
 
     #[test]
     fn features_and_versions_are_parsed() {
-        assert_eq!(parse_cpu_features("model\t: x\nflags\t\t: sse avx sse\n"), ["avx", "sse"]);
+        assert_eq!(
+            parse_cpu_features("model\t: x\nflags\t\t: sse avx sse\n"),
+            ["avx", "sse"]
+        );
         assert_eq!(kernel_version("6.18.44-fc"), Some((6, 18)));
         assert_eq!(kernel_version("six"), None);
         assert_eq!(random_hex(32).unwrap().len(), 64);

@@ -98,7 +98,10 @@ fn parse(mut bytes: &[u8], found: &mut BTreeMap<u32, UnixSocket>) -> io::Result<
     let short = || io::Error::new(io::ErrorKind::InvalidData, "a netlink message is cut short");
     while bytes.len() >= HEADER {
         let length = usize::try_from(u32_at(bytes, 0).ok_or_else(short)?).map_err(|_| short())?;
-        let message = bytes.get(..length).filter(|_| length >= HEADER).ok_or_else(short)?;
+        let message = bytes
+            .get(..length)
+            .filter(|_| length >= HEADER)
+            .ok_or_else(short)?;
         match u16_at(message, 4).ok_or_else(short)? {
             NLMSG_DONE => return Ok(true),
             NLMSG_ERROR => {
@@ -134,12 +137,15 @@ fn parse_socket(message: &[u8]) -> Option<UnixSocket> {
             UNIX_DIAG_PEER => socket.peer = u32_at(value, 0).filter(|inode| *inode != 0),
             UNIX_DIAG_SHUTDOWN => socket.shutdown = value.first().copied().unwrap_or(0),
             UNIX_DIAG_ICONS => {
-                socket.pending =
-                    (0..value.len() / 4).filter_map(|index| u32_at(value, index * 4)).collect();
+                socket.pending = (0..value.len() / 4)
+                    .filter_map(|index| u32_at(value, index * 4))
+                    .collect();
             }
             _ => {}
         }
-        attributes = attributes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        attributes = attributes
+            .get(length.next_multiple_of(4)..)
+            .unwrap_or_default();
     }
     Some(socket)
 }
@@ -153,7 +159,10 @@ mod tests {
     fn inode(socket: &impl AsRawFd) -> u32 {
         let link = std::fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).unwrap();
         let text = link.to_str().unwrap().to_owned();
-        text.trim_start_matches("socket:[").trim_end_matches(']').parse().unwrap()
+        text.trim_start_matches("socket:[")
+            .trim_end_matches(']')
+            .parse()
+            .unwrap()
     }
 
     #[test]

@@ -43,7 +43,10 @@ fn heading(path: &Path, archive: &Archive) -> anyhow::Result<String> {
     let mut text = String::new();
     let mut line = |label: &str, value: &str| writeln!(text, "{label:<12} {value}");
     line("archive", &path.display().to_string())?;
-    line("size", &format!("{} bytes", archive.file().metadata()?.len()))?;
+    line(
+        "size",
+        &format!("{} bytes", archive.file().metadata()?.len()),
+    )?;
     match archive.manifest() {
         Some(manifest) => manifest_lines(manifest, &mut line)?,
         None => line("manifest", "none: this archive was not written by thawd")?,
@@ -61,9 +64,18 @@ fn manifest_lines(
     line: &mut impl FnMut(&str, &str) -> std::fmt::Result,
 ) -> std::fmt::Result {
     let (container, pod) = (&manifest.container, &manifest.pod);
-    line("container", &format!("{} ({})", container.name, container.id))?;
-    line("pod", &format!("{}/{} ({})", pod.namespace, pod.name, pod.id))?;
-    line("image", &format!("{} ({})", container.image.name, container.image.id))?;
+    line(
+        "container",
+        &format!("{} ({})", container.name, container.id),
+    )?;
+    line(
+        "pod",
+        &format!("{}/{} ({})", pod.namespace, pod.name, pod.id),
+    )?;
+    line(
+        "image",
+        &format!("{} ({})", container.image.name, container.image.id),
+    )?;
     line("time", &manifest.created_at)?;
     let engine = &manifest.engine;
     let runtime = &manifest.runtime;
@@ -81,11 +93,21 @@ fn manifest_lines(
         ),
     )?;
     let frozen = std::time::Duration::from_nanos(manifest.frozen_ns);
-    line("frozen", &format!("{:.1} ms", frozen.as_secs_f64() * 1000.0))?;
+    line(
+        "frozen",
+        &format!("{:.1} ms", frozen.as_secs_f64() * 1000.0),
+    )?;
     line("memory", &format!("{} bytes", manifest.page_bytes))?;
     for mount in &manifest.mounts {
-        let mode = if mount.readonly { "read-only" } else { "read-write" };
-        line("needs mount", &format!("{} ({}, {mode})", mount.destination, mount.kind))?;
+        let mode = if mount.readonly {
+            "read-only"
+        } else {
+            "read-write"
+        };
+        line(
+            "needs mount",
+            &format!("{} ({}, {mode})", mount.destination, mount.kind),
+        )?;
     }
     Ok(())
 }
@@ -126,15 +148,20 @@ impl ImageSource for Images<'_> {
         let entries = self.0.entries().filter_map(|(name, at)| {
             let image = name.strip_prefix(names::CHECKPOINT_DIRECTORY);
             let stats = (name == names::STATS_DUMP).then_some(name);
-            let image = image.or(stats).filter(|image| *image != "descriptors.json")?;
+            let image = image
+                .or(stats)
+                .filter(|image| *image != "descriptors.json")?;
             Some((image.to_owned(), at.size))
         });
         Ok(entries.collect())
     }
 
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn Read + '_>>> {
-        let entry =
-            if name == names::STATS_DUMP { name.to_owned() } else { names::image(name) };
+        let entry = if name == names::STATS_DUMP {
+            name.to_owned()
+        } else {
+            names::image(name)
+        };
         match self.0.reader(&entry) {
             Ok(reader) => Ok(Some(Box::new(reader))),
             Err(bundler::Error::Missing { .. }) => Ok(None),

@@ -20,7 +20,9 @@ async fn open(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    Endpoint::from_static("http://localhost").connect_with_connector(connector).await
+    Endpoint::from_static("http://localhost")
+        .connect_with_connector(connector)
+        .await
 }
 
 /// A connection to the daemon.
@@ -34,7 +36,9 @@ impl Client {
     /// Connects to `address`.
     pub(crate) fn connect(address: &str) -> anyhow::Result<Self> {
         let socket = thawd::config::socket_path(address)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let channel = runtime
             .block_on(open(socket))
             .with_context(|| format!("connect to thawd at {address} (is it running? --address or THAWD_ADDRESS name another socket)"))?;
@@ -48,17 +52,25 @@ impl Client {
         let answer = self.runtime.block_on(client.status(request))?.into_inner();
         for text in answer.info.values() {
             let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
-            if let Some(root) = value.get("rootDirectory").and_then(serde_json::Value::as_str) {
+            if let Some(root) = value
+                .get("rootDirectory")
+                .and_then(serde_json::Value::as_str)
+            {
                 return Ok(PathBuf::from(root));
             }
         }
-        Err(anyhow!("the daemon does not tell its root directory: it is no thawd"))
+        Err(anyhow!(
+            "the daemon does not tell its root directory: it is no thawd"
+        ))
     }
 
     /// Lets the daemon take a prepared import in; returns the image's id.
     pub(crate) fn pull(&self, name: &str) -> anyhow::Result<String> {
         let mut client = ImageServiceClient::new(self.channel.clone());
-        let image = v1::ImageSpec { image: name.to_owned(), ..v1::ImageSpec::default() };
+        let image = v1::ImageSpec {
+            image: name.to_owned(),
+            ..v1::ImageSpec::default()
+        };
         let mut request = tonic::Request::new(v1::PullImageRequest {
             image: Some(image),
             ..v1::PullImageRequest::default()

@@ -38,8 +38,14 @@ pub(crate) fn from_checkpoint(address: &str, archive: &Path, name: &str) -> anyh
 fn pull(client: &Client, prepared: &Prepared) -> anyhow::Result<()> {
     for image in &prepared.images {
         let reference = image.reference();
-        let id = client.pull(reference).with_context(|| format!("import {reference}"))?;
-        let names = if image.names.is_empty() { "(no name)" } else { &image.names.join(" ") };
+        let id = client
+            .pull(reference)
+            .with_context(|| format!("import {reference}"))?;
+        let names = if image.names.is_empty() {
+            "(no name)"
+        } else {
+            &image.names.join(" ")
+        };
         writeln!(std::io::stdout(), "{names} {id}")?;
     }
     Ok(())
@@ -50,9 +56,9 @@ fn facts(archive: &Path) -> anyhow::Result<CheckpointFacts> {
     let shown = archive.display();
     let file = File::open(archive).with_context(|| format!("open {shown}"))?;
     let opened = bundler::Archive::open(file).with_context(|| format!("read {shown}"))?;
-    let manifest = opened
-        .manifest()
-        .with_context(|| format!("{shown} has no manifest.json: only archives of thawd can be made images"))?;
+    let manifest = opened.manifest().with_context(|| {
+        format!("{shown} has no manifest.json: only archives of thawd can be made images")
+    })?;
     let (container, pod) = (&manifest.container, &manifest.pod);
     Ok(CheckpointFacts {
         container_name: container.name.clone(),

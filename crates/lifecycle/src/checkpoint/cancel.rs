@@ -20,12 +20,12 @@ impl Reason {
     pub(crate) fn error(self, container: &str) -> Error {
         let tail = "it runs on and no archive was written";
         match self {
-            Self::Caller => {
-                Error::Cancelled(format!("the caller of the checkpoint of {container} went away; {tail}"))
-            }
-            Self::Deadline => {
-                Error::Deadline(format!("the checkpoint of {container} was not finished in time; {tail}"))
-            }
+            Self::Caller => Error::Cancelled(format!(
+                "the caller of the checkpoint of {container} went away; {tail}"
+            )),
+            Self::Deadline => Error::Deadline(format!(
+                "the checkpoint of {container} was not finished in time; {tail}"
+            )),
             Self::Stop => Error::Cancelled(format!(
                 "the checkpoint of {container} was given up because the container is being stopped"
             )),

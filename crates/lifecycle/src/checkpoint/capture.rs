@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use bundler::{ArchiveWriter, CaptureOptions, CaptureReport, LINK_REMAP_PREFIX, PageCapture, Sink, Spool, TreeWriter};
+use bundler::{
+    ArchiveWriter, CaptureOptions, CaptureReport, LINK_REMAP_PREFIX, PageCapture, Sink, Spool,
+    TreeWriter,
+};
 use criu_rpc::{BoxError, CancelToken, DumpOptions, Notify, NotifyReply};
 use rustix::fs::OFlags;
 use sys::process::Deadline;
@@ -109,7 +112,15 @@ pub(super) fn take(
         abort.abort();
     });
     let options = options(ctx, job, subject, scan, &mounts, (&images, &work))?;
-    let mut frame = Frame { ctx, job, subject, mounts: &mounts, pages, deadline, outcome: None };
+    let mut frame = Frame {
+        ctx,
+        job,
+        subject,
+        mounts: &mounts,
+        pages,
+        deadline,
+        outcome: None,
+    };
     let dumped = frame.dump(engine, &options, &token);
     let (pages, outcome) = (frame.pages, frame.outcome);
     drop(options);
@@ -134,7 +145,10 @@ pub(super) fn take(
             match (outcome, dumped) {
                 (Some(Err(error)), _) => Err(error),
                 (_, Err(error)) => Err(dump_error(error, log.as_deref())),
-                (_, Ok(_)) => Err(Error::failed("dump the container", "CRIU skipped post-dump")),
+                (_, Ok(_)) => Err(Error::failed(
+                    "dump the container",
+                    "CRIU skipped post-dump",
+                )),
             }
         }
     }
@@ -171,53 +185,59 @@ impl Frame<'_> {
         std::thread::scope(|scope| {
             let mut at = SystemTime::now();
             let mut sides: Vec<ScopedJoinHandle<'_, SideResult>> = Vec::new();
-            engine.criu.dump(options, Deadline::at(until), token, &mut |stage| {
-                match stage {
-                    Notify::NetworkLock => {
-                        at = SystemTime::now();
-                        sides.push(scope.spawn(move || rootfs(job, subject)));
-                        for tmpfs in &mounts.tmpfs {
-                            let (path, member) = (&tmpfs.destination, tmpfs.member.clone());
-                            sides.push(scope.spawn(move || tree(job, subject.init, path, member)));
+            engine
+                .criu
+                .dump(options, Deadline::at(until), token, &mut |stage| {
+                    match stage {
+                        Notify::NetworkLock => {
+                            at = SystemTime::now();
+                            sides.push(scope.spawn(move || rootfs(job, subject)));
+                            for tmpfs in &mounts.tmpfs {
+                                let (path, member) = (&tmpfs.destination, tmpfs.member.clone());
+                                sides.push(
+                                    scope.spawn(move || tree(job, subject.init, path, member)),
+                                );
+                            }
+                            let shm = sandbox::shm_path(&ctx.config, &job.sandbox);
+                            if shm != Path::new("/dev/shm") {
+                                sides.push(scope.spawn(move || pod_shm(job, &shm)));
+                            }
                         }
-                        let shm = sandbox::shm_path(&ctx.config, &job.sandbox);
-                        if shm != Path::new("/dev/shm") {
-                            sides.push(scope.spawn(move || pod_shm(job, &shm)));
+                        Notify::PostDump => {
+                            let files = finish(std::mem::take(&mut sides), at).and_then(|files| {
+                                pages.drained(Deadline::at(until)).map_err(archive_error)?;
+                                Ok(files)
+                            });
+                            let refused = files.as_ref().err().map(|error| chain(error));
+                            *outcome = Some(files);
+                            if let Some(problem) = refused {
+                                return Err(BoxError::from(problem));
+                            }
                         }
+                        _ => {}
                     }
-                    Notify::PostDump => {
-                        let files = finish(std::mem::take(&mut sides), at).and_then(|files| {
-                            pages.drained(Deadline::at(until)).map_err(archive_error)?;
-                            Ok(files)
-                        });
-                        let refused = files.as_ref().err().map(|error| chain(error));
-                        *outcome = Some(files);
-                        if let Some(problem) = refused {
-                            return Err(BoxError::from(problem));
-                        }
-                    }
-                    _ => {}
-                }
-                Ok(NotifyReply::Continue)
-            })
+                    Ok(NotifyReply::Continue)
+                })
         })
     }
 }
 
 /// Waits for the captures and adds the names that CRIU made for files that have another name; it
 /// removes them right after `post-dump`.
-fn finish(
-    threads: Vec<ScopedJoinHandle<'_, SideResult>>,
-    at: SystemTime,
-) -> Result<Files, Error> {
+fn finish(threads: Vec<ScopedJoinHandle<'_, SideResult>>, at: SystemTime) -> Result<Files, Error> {
     let (mut sides, mut changes, mut result) = (Vec::new(), CaptureReport::default(), Ok(()));
     // All are joined, so that none outlives the failure of another.
     for thread in threads {
-        let joined = thread
-            .join()
-            .unwrap_or_else(|_| Err(Error::failed("capture files", "a capturing thread panicked")));
+        let joined = thread.join().unwrap_or_else(|_| {
+            Err(Error::failed(
+                "capture files",
+                "a capturing thread panicked",
+            ))
+        });
         let side = joined.and_then(|Captured { member, mut writer }| {
-            writer.append_matching(LINK_REMAP_PREFIX).map_err(archive_error)?;
+            writer
+                .append_matching(LINK_REMAP_PREFIX)
+                .map_err(archive_error)?;
             let (content, report) = writer.finish().map_err(archive_error)?;
             if member == bundler::names::ROOTFS_DIFF {
                 changes = report;
@@ -257,7 +277,10 @@ fn tree(job: &Job, init: u32, destination: &Path, member: String) -> SideResult 
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
     let directory = sys::fs::open_beneath(&root, inner, flags)
         .map_err(|error| Error::io("open the container's", destination, error))?;
-    written(member, TreeWriter::plain(&directory, spool(job)?).map_err(archive_error)?)
+    written(
+        member,
+        TreeWriter::plain(&directory, spool(job)?).map_err(archive_error)?,
+    )
 }
 
 /// The pod's /dev/shm.
@@ -306,10 +329,15 @@ fn options<'a>(
 
 /// Whether the spec takes a namespace from a path.
 fn given_by_path(spec: &serde_json::Value, kind: &str) -> bool {
-    let list = spec.pointer("/linux/namespaces").and_then(serde_json::Value::as_array);
+    let list = spec
+        .pointer("/linux/namespaces")
+        .and_then(serde_json::Value::as_array);
     list.into_iter().flatten().any(|namespace| {
         namespace.get("type").and_then(serde_json::Value::as_str) == Some(kind)
-            && namespace.get("path").and_then(serde_json::Value::as_str).is_some()
+            && namespace
+                .get("path")
+                .and_then(serde_json::Value::as_str)
+                .is_some()
     })
 }
 
@@ -317,7 +345,9 @@ fn given_by_path(spec: &serde_json::Value, kind: &str) -> bool {
 pub(super) fn archive_error(error: bundler::Error) -> Error {
     match error {
         bundler::Error::NoSpace { .. } => Error::Exhausted(format!("location: {}", chain(&error))),
-        bundler::Error::Exists { .. } => Error::AlreadyExists { what: chain(&error) },
+        bundler::Error::Exists { .. } => Error::AlreadyExists {
+            what: chain(&error),
+        },
         bundler::Error::Location { .. } => Error::invalid("location", chain(&error)),
         bundler::Error::Deadline { .. } => Error::Deadline(chain(&error)),
         other => Error::failed("write the archive", other),
@@ -326,17 +356,20 @@ pub(super) fn archive_error(error: bundler::Error) -> Error {
 
 /// CRIU's failure; its own words first.
 fn dump_error(error: criu_rpc::Error, log: Option<&Path>) -> Error {
-    let kept = log.map(|path| format!(" (CRIU's log: {})", path.display())).unwrap_or_default();
+    let kept = log
+        .map(|path| format!(" (CRIU's log: {})", path.display()))
+        .unwrap_or_default();
     match error {
-        criu_rpc::Error::Criu { ref first_errors, .. } if !first_errors.is_empty() => {
-            Error::Precondition(format!(
-                "the container cannot be checkpointed: CRIU says: {}{kept}",
-                first_errors.join("; ")
-            ))
-        }
-        error @ criu_rpc::Error::Criu { .. } => {
-            Error::Precondition(format!("the container cannot be checkpointed: {}{kept}", chain(&error)))
-        }
+        criu_rpc::Error::Criu {
+            ref first_errors, ..
+        } if !first_errors.is_empty() => Error::Precondition(format!(
+            "the container cannot be checkpointed: CRIU says: {}{kept}",
+            first_errors.join("; ")
+        )),
+        error @ criu_rpc::Error::Criu { .. } => Error::Precondition(format!(
+            "the container cannot be checkpointed: {}{kept}",
+            chain(&error)
+        )),
         other => Error::failed(format!("dump the container{kept}"), other),
     }
 }
@@ -345,7 +378,10 @@ fn dump_error(error: criu_rpc::Error, log: Option<&Path>) -> Error {
 fn keep_log(ctx: &Context, job: &Job, work: &OwnedFd) -> Option<PathBuf> {
     let fd = sys::fs::open_beneath(work, Path::new("dump.log"), OFlags::RDONLY).ok()?;
     let bytes = sys::fs::read_bounded(File::from(fd), 16 << 20).ok()?;
-    let path = ctx.config.criu_logs().join(format!("{}-dump.log", job.container.id));
+    let path = ctx
+        .config
+        .criu_logs()
+        .join(format!("{}-dump.log", job.container.id));
     match sys::fs::replace_path(&path, 0o600, &bytes) {
         Ok(()) => Some(path),
         Err(error) => {

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use bundler::{Container, Engine, Image, Manifest, MountNeed, Pod, Runtime, TmpfsContent};
 use serde_json::{Value, json};
 
-use super::mounts::DumpMounts;
 use super::Job;
+use super::mounts::DumpMounts;
 use crate::context::Context;
 use crate::engine::Usable;
 
@@ -62,18 +62,19 @@ pub(super) fn descriptors(pid: u32) -> std::io::Result<Vec<String>> {
 }
 
 /// `manifest.json` without its list of entries, which the writer adds.
-pub(super) fn manifest(
-    ctx: &Context,
-    job: &Job,
-    engine: &Usable,
-    facts: &Facts<'_>,
-) -> Manifest {
+pub(super) fn manifest(ctx: &Context, job: &Job, engine: &Usable, facts: &Facts<'_>) -> Manifest {
     let (record, sandbox) = (&job.container, &job.sandbox);
     let kernel = sys::sysinfo::kernel();
-    let kind = ctx.runtimes.get(&sandbox.handler).map(|runtime| runtime.kind.name().to_owned());
+    let kind = ctx
+        .runtimes
+        .get(&sandbox.handler)
+        .map(|runtime| runtime.kind.name().to_owned());
     Manifest {
         created_at: humantime::format_rfc3339_nanos(facts.at).to_string(),
-        engine: Engine { name: "thawd".into(), version: env!("CARGO_PKG_VERSION").into() },
+        engine: Engine {
+            name: "thawd".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+        },
         criu_version: engine.version.clone(),
         kernel: kernel.release,
         arch: kernel.machine,

@@ -102,9 +102,15 @@ fn perform(
     let location = validate::location(&job.request.location)?;
     let engine = ctx.engine.usable(&ctx.config)?;
     let ContainerState::Running { init } = job.container.state else {
-        return Err(Error::Precondition(format!("container {} is not running", job.container.id)));
+        return Err(Error::Precondition(format!(
+            "container {} is not running",
+            job.container.id
+        )));
     };
-    let bundle = ctx.config.container_dir(job.container.id.as_str()).join("config.json");
+    let bundle = ctx
+        .config
+        .container_dir(job.container.id.as_str())
+        .join("config.json");
     let spec = std::fs::read(&bundle).map_err(|error| Error::io("read", &bundle, error))?;
     let spec = serde_json::from_slice(&spec)
         .map_err(|error| Error::failed(format!("parse {}", bundle.display()), error))?;
@@ -115,7 +121,10 @@ fn perform(
         merged: rootfs.merged.clone(),
     };
     let scan = preflight::scan(subject.init, job.container.config.tty)?;
-    let memory = scan.memory_bytes.iter().fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+    let memory = scan
+        .memory_bytes
+        .iter()
+        .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
     validate::space(&location, memory)?;
     if let Some(reason) = job.cancel.reason() {
         return Err(reason.error(job.container.id.as_str()));

@@ -38,7 +38,12 @@ pub(crate) struct DumpMounts {
 }
 
 /// Destinations that every container of thawd has, whatever the request says.
-const OWN_BINDS: [&str; 4] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/shm"];
+const OWN_BINDS: [&str; 4] = [
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/dev/shm",
+];
 
 /// Reads the container's live mount table and its OCI spec.
 pub(crate) fn plan(spec: &serde_json::Value, table: &[MountInfo], kind: Kind) -> DumpMounts {
@@ -58,11 +63,18 @@ pub(crate) fn plan(spec: &serde_json::Value, table: &[MountInfo], kind: Kind) ->
             continue;
         }
         if masked.contains(&path) && mount.root != Path::new("/") {
-            let value = if kind == Kind::Crun { path.clone() } else { "/dev/null".to_owned() };
+            let value = if kind == Kind::Crun {
+                path.clone()
+            } else {
+                "/dev/null".to_owned()
+            };
             external.insert(path, value);
         } else if mount.fs_type == "tmpfs" && mount.root == Path::new("/") {
             let member = bundler::names::tmpfs(plan.tmpfs.len());
-            plan.tmpfs.push(Tmpfs { destination: mount.mount_point.clone(), member });
+            plan.tmpfs.push(Tmpfs {
+                destination: mount.mount_point.clone(),
+                member,
+            });
             external.insert(path.clone(), path);
         } else if mount.fs_type == "cgroup" {
             external.insert(path.clone(), path);
@@ -88,13 +100,19 @@ fn is_bind(mount: &serde_json::Value) -> bool {
         return true;
     }
     let options = mount.get("options").and_then(serde_json::Value::as_array);
-    options.into_iter().flatten().any(|option| matches!(option.as_str(), Some("bind" | "rbind")))
+    options
+        .into_iter()
+        .flatten()
+        .any(|option| matches!(option.as_str(), Some("bind" | "rbind")))
 }
 
 /// A list of strings in a spec.
 pub(crate) fn strings(spec: &serde_json::Value, pointer: &str) -> Vec<String> {
     let list = spec.pointer(pointer).and_then(serde_json::Value::as_array);
-    list.into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
+    list.into_iter()
+        .flatten()
+        .filter_map(|item| item.as_str().map(str::to_owned))
+        .collect()
 }
 
 #[cfg(test)]
@@ -125,8 +143,11 @@ mod tests {
         });
         let table = sys::mount::parse_mountinfo(TABLE).unwrap();
         let found = plan(&spec, &table, Kind::Runc);
-        let pairs: Vec<(&str, &str)> =
-            found.external.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        let pairs: Vec<(&str, &str)> = found
+            .external
+            .iter()
+            .map(|(k, v)| (k.as_str(), v.as_str()))
+            .collect();
         assert_eq!(
             pairs,
             [
@@ -139,9 +160,16 @@ mod tests {
             ]
         );
         assert_eq!(found.needed, [PathBuf::from("/data")]);
-        let members: Vec<&str> = found.tmpfs.iter().map(|tmpfs| tmpfs.member.as_str()).collect();
+        let members: Vec<&str> = found
+            .tmpfs
+            .iter()
+            .map(|tmpfs| tmpfs.member.as_str())
+            .collect();
         assert_eq!(members, ["tmpfs-0.tar", "tmpfs-1.tar"]);
         let crun = plan(&spec, &table, Kind::Crun);
-        assert!(crun.external.contains(&("/proc/kcore".into(), "/proc/kcore".into())));
+        assert!(
+            crun.external
+                .contains(&("/proc/kcore".into(), "/proc/kcore".into()))
+        );
     }
 }

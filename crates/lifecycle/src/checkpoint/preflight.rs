@@ -40,13 +40,22 @@ pub(crate) fn scan(init: u32, tty: bool) -> Result<Scan, Error> {
     let gone = |error| Error::failed("look at the container's processes", error);
     let pids = sys::proc::tree(init).map_err(gone)?;
     let namespaces = sys::proc::namespaces(init).map_err(gone)?;
-    let mut look = Look { init, namespaces, tty, ..Look::default() };
+    let mut look = Look {
+        init,
+        namespaces,
+        tty,
+        ..Look::default()
+    };
     for pid in &pids {
         look.process(*pid);
     }
     look.unix_sockets();
     if look.problems.is_empty() {
-        return Ok(Scan { pids, memory_bytes: look.memory, watches: look.watches });
+        return Ok(Scan {
+            pids,
+            memory_bytes: look.memory,
+            watches: look.watches,
+        });
     }
     look.problems.truncate(MOST);
     Err(Error::Precondition(format!(
@@ -70,13 +79,18 @@ struct Look {
 impl Look {
     fn process(&mut self, pid: u32) {
         // A process that ends while it is looked at needs no dump.
-        let Ok(status) = sys::proc::status(pid) else { return };
+        let Ok(status) = sys::proc::status(pid) else {
+            return;
+        };
         if status.state == 'Z' {
             return;
         }
         if status.tracer != 0 {
             let tracer = status.tracer;
-            self.problem(pid, format!("is traced by process {tracer}: stop the debugger"));
+            self.problem(
+                pid,
+                format!("is traced by process {tracer}: stop the debugger"),
+            );
         }
         self.memory.push(
             status
@@ -95,26 +109,37 @@ impl Look {
     }
 
     fn problem(&mut self, pid: u32, text: impl AsRef<str>) {
-        let name = sys::proc::status(pid).map(|status| status.name).unwrap_or_default();
-        self.problems.push(format!("process {pid} ({name}) {}", text.as_ref()));
+        let name = sys::proc::status(pid)
+            .map(|status| status.name)
+            .unwrap_or_default();
+        self.problems
+            .push(format!("process {pid} ({name}) {}", text.as_ref()));
     }
 
     fn nested_namespaces(&mut self, pid: u32) {
-        let Ok(found) = sys::proc::namespaces(pid) else { return };
+        let Ok(found) = sys::proc::namespaces(pid) else {
+            return;
+        };
         for kind in ["pid", "uts", "ipc", "user", "cgroup", "time"] {
             let (Some(own), Some(first)) = (found.get(kind), self.namespaces.get(kind)) else {
                 continue;
             };
             if own != first {
-                let text = format!("is in a nested {kind} namespace ({own}), which CRIU cannot dump");
+                let text =
+                    format!("is in a nested {kind} namespace ({own}), which CRIU cannot dump");
                 self.problem(pid, text);
             }
         }
     }
 
     fn mappings(&mut self, pid: u32) {
-        let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/maps")) else { return };
-        let cannot = [("/secretmem", "memfd_secret memory"), ("anon_inode:[io_uring]", "io_uring")];
+        let Ok(maps) = std::fs::read_to_string(format!("/proc/{pid}/maps")) else {
+            return;
+        };
+        let cannot = [
+            ("/secretmem", "memfd_secret memory"),
+            ("anon_inode:[io_uring]", "io_uring"),
+        ];
         for (mark, what) in cannot {
             if let Some(line) = maps.lines().find(|line| line.contains(mark)) {
                 let range = line.split(' ').next().unwrap_or_default();
@@ -137,20 +162,26 @@ impl Look {
     fn anonymous(&mut self, pid: u32, fd: u32, kind: &str) {
         match kind {
             "inotify" => self.watches(pid, fd),
-            "[eventfd]" | "[eventpoll]" | "[signalfd]" | "[timerfd]" | "[fanotify]" | "[pidfd]" => {}
+            "[eventfd]" | "[eventpoll]" | "[signalfd]" | "[timerfd]" | "[fanotify]" | "[pidfd]" => {
+            }
             other => {
                 let hint = match other {
                     "[io_uring]" => " (thawd's RuntimeDefault seccomp profile refuses io_uring)",
                     _ => "",
                 };
                 let name = other.trim_matches(['[', ']']);
-                self.problem(pid, format!("holds {name} as fd {fd}, which CRIU cannot dump{hint}"));
+                self.problem(
+                    pid,
+                    format!("holds {name} as fd {fd}, which CRIU cannot dump{hint}"),
+                );
             }
         }
     }
 
     fn watches(&mut self, pid: u32, fd: u32) {
-        let Ok(info) = sys::proc::fd_info(pid, fd) else { return };
+        let Ok(info) = sys::proc::fd_info(pid, fd) else {
+            return;
+        };
         for line in info.lines().filter(|line| line.starts_with("inotify ")) {
             let field = |name: &str| {
                 let word = line.split(' ').find_map(|word| word.strip_prefix(name))?;
@@ -164,7 +195,9 @@ impl Look {
 
     fn socket(&mut self, pid: u32, fd: u32, inode: &str) {
         let path = format!("/proc/{pid}/fd/{fd}");
-        let Ok(protocol) = socket_protocol(&path) else { return };
+        let Ok(protocol) = socket_protocol(&path) else {
+            return;
+        };
         let text = match protocol.as_str() {
             "MPTCP" | "MPTCPv6" => {
                 "an MPTCP socket; set net.mptcp.enabled=0 in the pod or GODEBUG=multipathtcp=0"
@@ -181,13 +214,21 @@ impl Look {
             }
             _ => return,
         };
-        self.problem(pid, format!("holds {text} as fd {fd}, which CRIU cannot dump"));
+        self.problem(
+            pid,
+            format!("holds {text} as fd {fd}, which CRIU cannot dump"),
+        );
     }
 
     fn device(&mut self, pid: u32, fd: u32, target: &str) {
         use rustix::fs::FileType;
-        let Ok(stat) = rustix::fs::stat(format!("/proc/{pid}/fd/{fd}")) else { return };
-        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let Ok(stat) = rustix::fs::stat(format!("/proc/{pid}/fd/{fd}")) else {
+            return;
+        };
+        let (major, minor) = (
+            rustix::fs::major(stat.st_rdev),
+            rustix::fs::minor(stat.st_rdev),
+        );
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::CharacterDevice if !dumpable_device(major, minor) => {
                 let text = format!("holds device {target} ({major}:{minor}) as fd {fd}");
@@ -203,8 +244,12 @@ impl Look {
 
     /// CRIU restores `/dev/tty` only in the session leader ("ctty inheritance").
     fn inherited_terminal(&mut self, pid: u32) {
-        let Ok((_, session)) = sys::proc::terminal_and_session(pid) else { return };
-        let own = sys::proc::status(pid).ok().and_then(|status| status.ns_pids.last().copied());
+        let Ok((_, session)) = sys::proc::terminal_and_session(pid) else {
+            return;
+        };
+        let own = sys::proc::status(pid)
+            .ok()
+            .and_then(|status| status.ns_pids.last().copied());
         let leader = session == pid || own == Some(session);
         if leader {
             return;
@@ -224,7 +269,11 @@ impl Look {
             return;
         }
         let netns = format!("/proc/{}/ns/net", self.init);
-        let inside = sys::ns::enter(Path::new(&netns), sys::ns::Kind::Net, sys::unix_diag::sockets);
+        let inside = sys::ns::enter(
+            Path::new(&netns),
+            sys::ns::Kind::Net,
+            sys::unix_diag::sockets,
+        );
         let Ok(all) = inside else { return };
         // The other end is often in the host's network namespace; numbers are the same everywhere.
         let host = sys::unix_diag::sockets().unwrap_or_default();
@@ -236,7 +285,9 @@ impl Look {
             .collect();
         let held = self.unix.clone();
         for (inode, (pid, fd)) in &held {
-            let Some(socket) = all.get(inode) else { continue };
+            let Some(socket) = all.get(inode) else {
+                continue;
+            };
             let inside = match socket.peer {
                 Some(peer) => held.contains_key(&peer),
                 // Connected without a peer: not accepted yet, or the peer was closed.
@@ -258,7 +309,10 @@ impl Look {
                 .unwrap_or("unnamed")
                 .to_owned();
             let text = format!("has unix socket fd {fd} ({path}) connected to a process outside");
-            self.problem(*pid, format!("{text} of the container, which CRIU cannot dump"));
+            self.problem(
+                *pid,
+                format!("{text} of the container, which CRIU cannot dump"),
+            );
         }
     }
 }
@@ -268,7 +322,9 @@ fn socket_protocol(path: &str) -> Result<String, Errno> {
     let mut buffer = [0_u8; 64];
     let length = rustix::fs::getxattr(path, "system.sockprotoname", &mut buffer)?;
     let name = buffer.get(..length).unwrap_or_default();
-    Ok(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
+    Ok(String::from_utf8_lossy(name)
+        .trim_end_matches('\0')
+        .to_owned())
 }
 
 /// Memory devices, terminals and the ones that CRIU reopens by path (`Documentation/admin-guide/
@@ -306,18 +362,28 @@ mod tests {
         let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
         let (server, _) = listener.accept().unwrap();
         let stdin = sys::process::Stdio::Fd(client.into());
-        let child = sys::process::Command::new("sleep").arg("60").stdin(stdin).spawn().unwrap();
+        let child = sys::process::Command::new("sleep")
+            .arg("60")
+            .stdin(stdin)
+            .spawn()
+            .unwrap();
         let error = scan(child.pid(), false).unwrap_err();
         drop(server);
         let text = error.to_string();
         assert!(matches!(error, Error::Precondition(_)), "{text}");
         assert!(text.contains(&format!("process {}", child.pid())), "{text}");
-        assert!(text.contains("fd 0") && text.contains("outside.sock"), "{text}");
+        assert!(
+            text.contains("fd 0") && text.contains("outside.sock"),
+            "{text}"
+        );
     }
 
     #[test]
     fn an_ordinary_process_passes() {
-        let child = sys::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let child = sys::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let scan = scan(child.pid(), false).unwrap();
         assert_eq!(scan.pids, [child.pid()]);
         assert_eq!(scan.memory_bytes.len(), 1);

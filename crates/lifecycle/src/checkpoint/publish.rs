@@ -32,11 +32,20 @@ pub(super) fn publish(
     append_images(&mut writer, &taken.images)?;
     let descriptors = json(&taken.descriptors)?;
     append(&mut writer, names::DESCRIPTORS, &descriptors)?;
-    append(&mut writer, names::CONFIG_DUMP, &json(&metadata::config_dump(job, taken.at))?)?;
+    append(
+        &mut writer,
+        names::CONFIG_DUMP,
+        &json(&metadata::config_dump(job, taken.at))?,
+    )?;
     append(&mut writer, names::SPEC_DUMP, &json(&subject.spec)?)?;
-    for (file, name) in [("stats-dump", names::STATS_DUMP), ("dump.log", names::DUMP_LOG)] {
+    for (file, name) in [
+        ("stats-dump", names::STATS_DUMP),
+        ("dump.log", names::DUMP_LOG),
+    ] {
         if let Ok(fd) = sys::fs::open_beneath(&taken.work, Path::new(file), OFlags::RDONLY) {
-            writer.append_reader(name, File::from(fd)).map_err(archive_error)?;
+            writer
+                .append_reader(name, File::from(fd))
+                .map_err(archive_error)?;
         }
     }
     for side in taken.sides {
@@ -44,7 +53,9 @@ pub(super) fn publish(
             .content
             .into_reader()
             .map_err(|error| Error::failed(format!("read back {}", side.member), error))?;
-        writer.append_reader(&side.member, reader).map_err(archive_error)?;
+        writer
+            .append_reader(&side.member, reader)
+            .map_err(archive_error)?;
     }
     if !taken.changes.deleted.is_empty() || !taken.changes.opaque.is_empty() {
         let list = taken.changes.deleted_files().map_err(archive_error)?;
@@ -72,7 +83,10 @@ fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
 }
 
 fn append(writer: &mut ArchiveWriter, name: &str, bytes: &[u8]) -> Result<(), Error> {
-    writer.append_bytes(name, bytes).map(drop).map_err(archive_error)
+    writer
+        .append_bytes(name, bytes)
+        .map(drop)
+        .map_err(archive_error)
 }
 
 /// CRIU's images, page images that found no pipe among them.
@@ -93,7 +107,9 @@ fn append_images(writer: &mut ArchiveWriter, images: &OwnedFd) -> Result<(), Err
     found.sort();
     for name in found {
         let fd = sys::fs::open_beneath(images, Path::new(&name), OFlags::RDONLY).map_err(failed)?;
-        writer.append_reader(&names::image(&name), File::from(fd)).map_err(archive_error)?;
+        writer
+            .append_reader(&names::image(&name), File::from(fd))
+            .map_err(archive_error)?;
     }
     Ok(())
 }
@@ -101,7 +117,9 @@ fn append_images(writer: &mut ArchiveWriter, images: &OwnedFd) -> Result<(), Err
 /// The end of the container's log, from a line's beginning on.
 fn append_log(writer: &mut ArchiveWriter, job: &Job) -> Result<(), Error> {
     use std::io::{Read as _, Seek as _, SeekFrom};
-    let Some(path) = &job.container.log_path else { return Ok(()) };
+    let Some(path) = &job.container.log_path else {
+        return Ok(());
+    };
     let failed = |error: std::io::Error| Error::io("read the container's log", path, error);
     let mut file = match sys::fs::open_no_symlinks(path, OFlags::RDONLY | OFlags::CLOEXEC) {
         Ok(fd) => File::from(fd),
@@ -112,12 +130,21 @@ fn append_log(writer: &mut ArchiveWriter, job: &Job) -> Result<(), Error> {
     let start = length.saturating_sub(LOG_BYTES);
     file.seek(SeekFrom::Start(start)).map_err(failed)?;
     let mut bytes = Vec::new();
-    file.take(LOG_BYTES).read_to_end(&mut bytes).map_err(failed)?;
+    file.take(LOG_BYTES)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     let begin = match start {
         0 => 0,
-        _ => bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1),
+        _ => bytes
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(bytes.len(), |at| at + 1),
     };
-    append(writer, "container.log", bytes.get(begin..).unwrap_or_default())
+    append(
+        writer,
+        "container.log",
+        bytes.get(begin..).unwrap_or_default(),
+    )
 }
 
 /// Notes where an archive is being written, so that a restart can clean up after a kill.
@@ -159,13 +186,14 @@ fn directory(ctx: &Context) -> PathBuf {
 /// What removing a file returns.
 pub(super) fn remove_leftovers(ctx: &Context) -> Result<(), Error> {
     let directory = directory(ctx);
-    let Ok(entries) = std::fs::read_dir(&directory) else { return Ok(()) };
+    let Ok(entries) = std::fs::read_dir(&directory) else {
+        return Ok(());
+    };
     for entry in entries.flatten() {
         let note = entry.path();
-        let location = std::fs::read_to_string(&note)
-            .map_err(|error| Error::io("read", &note, error))?;
-        let removed =
-            bundler::remove_unfinished(Path::new(&location)).map_err(archive_error)?;
+        let location =
+            std::fs::read_to_string(&note).map_err(|error| Error::io("read", &note, error))?;
+        let removed = bundler::remove_unfinished(Path::new(&location)).map_err(archive_error)?;
         if removed > 0 {
             tracing::info!(location, "removed an unfinished archive");
         }

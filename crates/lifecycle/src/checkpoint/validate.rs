@@ -31,18 +31,26 @@ pub(crate) struct Location {
 pub(crate) fn location(path: &Path) -> Result<Location, Error> {
     let invalid = |problem: String| Error::invalid("location", problem);
     if path.as_os_str().is_empty() {
-        return Err(invalid("is empty: give the absolute path of the archive".into()));
+        return Err(invalid(
+            "is empty: give the absolute path of the archive".into(),
+        ));
     }
     let shown = path.display();
     if !path.is_absolute() {
-        return Err(invalid(format!("{shown} is relative: give an absolute path")));
+        return Err(invalid(format!(
+            "{shown} is relative: give an absolute path"
+        )));
     }
     let text = path.to_string_lossy();
     if text.split('/').any(|part| matches!(part, "." | "..")) {
-        return Err(invalid(format!("{shown} has \".\" or \"..\" in it: give the plain path")));
+        return Err(invalid(format!(
+            "{shown} has \".\" or \"..\" in it: give the plain path"
+        )));
     }
     if text.ends_with('/') {
-        return Err(invalid(format!("{shown} ends in \"/\": name a file, not a directory")));
+        return Err(invalid(format!(
+            "{shown} ends in \"/\": name a file, not a directory"
+        )));
     }
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(invalid(format!("{shown} names no file")));
@@ -51,24 +59,35 @@ pub(crate) fn location(path: &Path) -> Result<Location, Error> {
     let parent = sys::fs::open_no_symlinks(directory, flags).map_err(|error| {
         let directory = directory.display();
         match Errno::from_io_error(&error) {
-            Some(Errno::NOENT) => invalid(format!("its directory {directory} does not exist: make it first")),
-            Some(Errno::LOOP) => invalid(format!("its directory {directory} is reached through a symbolic link: give the real path")),
-            Some(Errno::NAMETOOLONG) => invalid("is longer than paths can be: choose a shorter one".into()),
+            Some(Errno::NOENT) => invalid(format!(
+                "its directory {directory} does not exist: make it first"
+            )),
+            Some(Errno::LOOP) => invalid(format!(
+                "its directory {directory} is reached through a symbolic link: give the real path"
+            )),
+            Some(Errno::NAMETOOLONG) => {
+                invalid("is longer than paths can be: choose a shorter one".into())
+            }
             Some(Errno::NOTDIR) => invalid(format!("{directory} is no directory")),
             _ => Error::failed(format!("open directory {directory}"), error),
         }
     })?;
     match rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => Ok(Location { path: path.to_path_buf(), parent }),
-        Err(Errno::NAMETOOLONG) => {
-            Err(invalid("its file name is longer than 255 bytes: choose a shorter one".into()))
-        }
+        Err(Errno::NOENT) => Ok(Location {
+            path: path.to_path_buf(),
+            parent,
+        }),
+        Err(Errno::NAMETOOLONG) => Err(invalid(
+            "its file name is longer than 255 bytes: choose a shorter one".into(),
+        )),
         Err(error) => Err(Error::failed(format!("look at {shown}"), error)),
-        Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => {
-            Err(invalid(format!("{shown} is a directory: name a file that does not exist")))
-        }
+        Ok(stat) if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() => Err(invalid(
+            format!("{shown} is a directory: name a file that does not exist"),
+        )),
         Ok(_) => Err(Error::AlreadyExists {
-            what: format!("location {shown} (an archive never replaces a file: remove it or choose another name)"),
+            what: format!(
+                "location {shown} (an archive never replaces a file: remove it or choose another name)"
+            ),
         }),
     }
 }
@@ -111,7 +130,9 @@ pub(crate) fn deadline(
         (None, None) => return Err(Error::invalid("timeout", "is longer than this clock goes")),
     };
     if at <= now {
-        return Err(Error::Deadline("the deadline passed before the checkpoint began".into()));
+        return Err(Error::Deadline(
+            "the deadline passed before the checkpoint began".into(),
+        ));
     }
     Ok(at)
 }
@@ -165,6 +186,9 @@ mod tests {
         assert!(at < now + Duration::from_secs(5));
         let at = deadline(Some(Duration::from_secs(2)), minute, None).unwrap();
         assert!(at < now + Duration::from_secs(3));
-        assert!(matches!(deadline(None, minute, Some(now)), Err(Error::Deadline(_))));
+        assert!(matches!(
+            deadline(None, minute, Some(now)),
+            Err(Error::Deadline(_))
+        ));
     }
 }

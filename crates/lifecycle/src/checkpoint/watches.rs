@@ -18,7 +18,9 @@ const MOST: usize = 500_000;
 pub(super) fn find(root: &Path, watches: &BTreeSet<(u64, u64)>) -> Vec<PathBuf> {
     let mut wanted: BTreeSet<u64> = watches.iter().map(|(_, inode)| *inode).collect();
     let mut found = Vec::new();
-    let Ok(top) = std::fs::symlink_metadata(root) else { return found };
+    let Ok(top) = std::fs::symlink_metadata(root) else {
+        return found;
+    };
     if wanted.remove(&top.ino()) {
         found.push(PathBuf::from("/"));
     }
@@ -28,10 +30,14 @@ pub(super) fn find(root: &Path, watches: &BTreeSet<(u64, u64)>) -> Vec<PathBuf> 
         if wanted.is_empty() || seen > MOST {
             break;
         }
-        let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+        let Ok(entries) = std::fs::read_dir(&directory) else {
+            continue;
+        };
         for entry in entries.flatten() {
             seen += 1;
-            let Ok(metadata) = entry.metadata() else { continue };
+            let Ok(metadata) = entry.metadata() else {
+                continue;
+            };
             let path = entry.path();
             if wanted.remove(&metadata.ino())
                 && let Ok(inner) = path.strip_prefix(root)
@@ -57,7 +63,10 @@ mod tests {
         sys::fs::replace_path(&dir.path().join("a/b/c"), 0o600, b"x").unwrap();
         let inode = std::fs::metadata(dir.path().join("a/b/c")).unwrap().ino();
         let top = std::fs::metadata(dir.path()).unwrap().ino();
-        let found = find(dir.path(), &BTreeSet::from([(1, inode), (1, top), (1, u64::MAX)]));
+        let found = find(
+            dir.path(),
+            &BTreeSet::from([(1, inode), (1, top), (1, u64::MAX)]),
+        );
         assert_eq!(found, [PathBuf::from("/"), PathBuf::from("/a/b/c")]);
     }
 }

@@ -41,9 +41,8 @@ pub(crate) fn check(
     if let Some(diff) = staging::open(&directory, bundler::names::ROOTFS_DIFF)? {
         let root = sys::fs::open_dir(&rootfs.merged)
             .map_err(|error| Error::io("open", &rootfs.merged, error))?;
-        bundler::apply_overlay_diff(diff, &root, &bundler::Limits::rootfs()).map_err(|error| {
-            Error::invalid(bundler::names::ROOTFS_DIFF, chain(&error))
-        })?;
+        bundler::apply_overlay_diff(diff, &root, &bundler::Limits::rootfs())
+            .map_err(|error| Error::invalid(bundler::names::ROOTFS_DIFF, chain(&error)))?;
     }
     let shm = crate::sandbox::shm_path(&ctx.config, sandbox);
     free_of_links(&summary.paths, &bases(spec, &rootfs.merged, &shm))?;
@@ -54,8 +53,13 @@ pub(crate) fn check(
 fn explain(found: &[Violation]) -> Error {
     let list: Vec<String> = found.iter().take(MOST).map(ToString::to_string).collect();
     let text = list.join("; ");
-    if found.iter().any(|violation| violation.kind == ViolationKind::Privilege) {
-        Error::Denied(format!("the checkpoint asks for more than the request grants: {text}"))
+    if found
+        .iter()
+        .any(|violation| violation.kind == ViolationKind::Privilege)
+    {
+        Error::Denied(format!(
+            "the checkpoint asks for more than the request grants: {text}"
+        ))
     } else {
         Error::invalid("checkpoint images", text)
     }
@@ -118,17 +122,23 @@ fn bases(spec: &serde_json::Value, merged: &Path, shm: &Path) -> Vec<(PathBuf, P
 /// CRIU follows links in the paths it opens, so none may have any.
 fn free_of_links(paths: &[FilePath], bases: &[(PathBuf, PathBuf)]) -> Result<(), Error> {
     for path in paths {
-        let Some((mount_point, host)) =
-            bases.iter().rev().find(|(mount_point, _)| *mount_point == path.mountpoint)
+        let Some((mount_point, host)) = bases
+            .iter()
+            .rev()
+            .find(|(mount_point, _)| *mount_point == path.mountpoint)
         else {
             continue;
         };
-        let Ok(inner) = path.path.strip_prefix(mount_point) else { continue };
+        let Ok(inner) = path.path.strip_prefix(mount_point) else {
+            continue;
+        };
         let checked = match path.purpose {
             PathUse::Deleted | PathUse::OpenLink | PathUse::SocketParent => inner.parent(),
             PathUse::MountPoint | PathUse::Open | PathUse::Watch => Some(inner),
         };
-        let Some(checked) = checked.filter(|path| !path.as_os_str().is_empty()) else { continue };
+        let Some(checked) = checked.filter(|path| !path.as_os_str().is_empty()) else {
+            continue;
+        };
         let root = sys::fs::open_no_symlinks(host, OFlags::PATH | OFlags::CLOEXEC)
             .map_err(|error| Error::io("open", host, error))?;
         match sys::fs::open_beneath(&root, checked, OFlags::PATH | OFlags::CLOEXEC) {

@@ -65,10 +65,16 @@ pub(crate) async fn find(
     if image.checkpoint.is_none() {
         return Ok(None);
     }
-    let Some(path) = ctx.images.checkpoint_blob(&image) else { return Ok(None) };
+    let Some(path) = ctx.images.checkpoint_blob(&image) else {
+        return Ok(None);
+    };
     let file = std::fs::File::open(&path)
         .map_err(|error| Error::io("open checkpoint image", &path, error))?;
-    Ok(Some(Source { path, name: config.image.clone(), file }))
+    Ok(Some(Source {
+        path,
+        name: config.image.clone(),
+        file,
+    }))
 }
 
 /// Verifies the archive and stages what CRIU needs of it.
@@ -105,7 +111,13 @@ pub(crate) async fn verify(
     })?;
     let checkpointed_at =
         humantime::parse_rfc3339(&manifest.created_at).unwrap_or(SystemTime::UNIX_EPOCH);
-    let plan = RestorePlan { from: RestoredFrom { source: name, checkpointed_at }, archive: path };
+    let plan = RestorePlan {
+        from: RestoredFrom {
+            source: name,
+            checkpointed_at,
+        },
+        archive: path,
+    };
     Ok(Prepared { plan, base })
 }
 
@@ -141,7 +153,10 @@ fn request_fits(manifest: &bundler::Manifest, config: &ContainerConfig) -> Resul
         .iter()
         .map(|need| need.destination.as_str())
         .filter(|destination| {
-            !config.mounts.iter().any(|mount| mount.container_path == Path::new(destination))
+            !config
+                .mounts
+                .iter()
+                .any(|mount| mount.container_path == Path::new(destination))
         })
         .collect();
     if missing.is_empty() {
@@ -149,16 +164,22 @@ fn request_fits(manifest: &bundler::Manifest, config: &ContainerConfig) -> Resul
     }
     Err(Error::invalid(
         "mounts",
-        format!("the checkpoint needs mounts at {} that the request lacks: add them", missing.join(", ")),
+        format!(
+            "the checkpoint needs mounts at {} that the request lacks: add them",
+            missing.join(", ")
+        ),
     ))
 }
 
 /// Whether programs can depend on a CPU flag: instruction sets can be used without asking the
 /// kernel; the others in `/proc/cpuinfo` are the kernel's own affair.
 fn needed(feature: &str) -> bool {
-    ["sse", "ssse", "avx", "aes", "sha", "bmi", "fma", "popcnt", "movbe", "xsave", "asimd", "sve"]
-        .iter()
-        .any(|prefix| feature.starts_with(prefix))
+    [
+        "sse", "ssse", "avx", "aes", "sha", "bmi", "fma", "popcnt", "movbe", "xsave", "asimd",
+        "sve",
+    ]
+    .iter()
+    .any(|prefix| feature.starts_with(prefix))
 }
 
 /// Takes the host's side of a restore's mounts away.
@@ -167,16 +188,18 @@ fn needed(feature: &str) -> bool {
 ///
 /// [`Error::Failed`] with the directory.
 pub(crate) fn drop_mounts(run_dir: &Path) -> Result<(), Error> {
-    tmpfs::drop_mounts(run_dir).map_err(|error| Error::io("unmount", tmpfs::directory(run_dir), error))
+    tmpfs::drop_mounts(run_dir)
+        .map_err(|error| Error::io("unmount", tmpfs::directory(run_dir), error))
 }
 
 /// An archive's fault as an answer: whose entry, what is wrong.
 fn archive_error(name: &str, error: bundler::Error) -> Error {
     match error {
-        bundler::Error::Invalid(finding) => Error::invalid(format!("archive {name}"), chain(&finding)),
+        bundler::Error::Invalid(finding) => {
+            Error::invalid(format!("archive {name}"), chain(&finding))
+        }
         bundler::Error::Missing { .. } => Error::invalid(format!("archive {name}"), chain(&error)),
         bundler::Error::NoSpace { .. } => Error::Exhausted(chain(&error)),
         other => Error::failed(format!("read archive {name}"), other),
     }
 }
-

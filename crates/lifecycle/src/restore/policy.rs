@@ -17,18 +17,67 @@ use crate::error::Error;
 
 /// Capability names by number (capabilities(7), `linux/capability.h`).
 const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
-    "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
-    "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
-    "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
-    "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
 /// Resource names by number (getrlimit(2), `asm-generic/resource.h`).
 const RESOURCES: [&str; 16] = [
-    "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS",
-    "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
+    "CPU",
+    "FSIZE",
+    "DATA",
+    "STACK",
+    "CORE",
+    "RSS",
+    "NPROC",
+    "NOFILE",
+    "MEMLOCK",
+    "AS",
+    "LOCKS",
+    "SIGPENDING",
+    "MSGQUEUE",
+    "NICE",
+    "RTPRIO",
+    "RTTIME",
 ];
 
 /// Key under which runc and crun hand CRIU the pod's network namespace.
@@ -49,7 +98,9 @@ pub(crate) fn request(spec: &Value) -> Result<Request, Error> {
                 .map_err(|error| Error::failed("read the seccomp profile of the spec", error))?,
         ),
     };
-    let label = spec.pointer("/process/selinuxLabel").or(spec.pointer("/process/apparmorProfile"));
+    let label = spec
+        .pointer("/process/selinuxLabel")
+        .or(spec.pointer("/process/apparmorProfile"));
     Ok(Request {
         credentials: credentials(spec),
         seccomp,
@@ -68,15 +119,21 @@ pub(crate) fn request(spec: &Value) -> Result<Request, Error> {
 }
 
 fn number<T: TryFrom<i64>>(spec: &Value, pointer: &str) -> Option<T> {
-    spec.pointer(pointer).and_then(Value::as_i64).and_then(|value| T::try_from(value).ok())
+    spec.pointer(pointer)
+        .and_then(Value::as_i64)
+        .and_then(|value| T::try_from(value).ok())
 }
 
 fn credentials(spec: &Value) -> Credentials {
     let set = |name: &str| {
         let names = strings(spec, &format!("/process/capabilities/{name}"));
-        names.iter().fold(0_u64, |mask, name| mask | capability(name))
+        names
+            .iter()
+            .fold(0_u64, |mask, name| mask | capability(name))
     };
-    let groups = spec.pointer("/process/user/additionalGids").and_then(Value::as_array);
+    let groups = spec
+        .pointer("/process/user/additionalGids")
+        .and_then(Value::as_array);
     Credentials {
         uid: number(spec, "/process/user/uid").unwrap_or(0),
         gid: number(spec, "/process/user/gid").unwrap_or(0),
@@ -99,7 +156,10 @@ fn credentials(spec: &Value) -> Credentials {
 
 fn capability(name: &str) -> u64 {
     let short = name.strip_prefix("CAP_").unwrap_or(name);
-    CAPABILITIES.iter().position(|known| *known == short).map_or(0, |bit| 1 << bit)
+    CAPABILITIES
+        .iter()
+        .position(|known| *known == short)
+        .map_or(0, |bit| 1 << bit)
 }
 
 fn rlimits(spec: &Value) -> BTreeMap<u32, u64> {
@@ -115,13 +175,16 @@ fn rlimits(spec: &Value) -> BTreeMap<u32, u64> {
 fn namespaces(spec: &Value) -> Namespaces {
     let list = spec.pointer("/linux/namespaces").and_then(Value::as_array);
     let find = |kind: &str, key: &str| {
-        let found = list.into_iter().flatten().find(|namespace| {
-            namespace.get("type").and_then(Value::as_str) == Some(kind)
-        });
+        let found = list
+            .into_iter()
+            .flatten()
+            .find(|namespace| namespace.get("type").and_then(Value::as_str) == Some(kind));
         match found {
             None => Namespace::Host,
             Some(namespace) if namespace.get("path").and_then(Value::as_str).is_some() => {
-                Namespace::External { key: key.to_owned() }
+                Namespace::External {
+                    key: key.to_owned(),
+                }
             }
             Some(_) => Namespace::Own,
         }
@@ -131,7 +194,10 @@ fn namespaces(spec: &Value) -> Namespaces {
         network: find("network", NETWORK_KEY),
         ipc: find("ipc", ""),
         uts: find("uts", ""),
-        hostname: spec.get("hostname").and_then(Value::as_str).map(str::to_owned),
+        hostname: spec
+            .get("hostname")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
     }
 }
 
@@ -148,7 +214,12 @@ fn mounts(spec: &Value) -> Vec<ExpectedMount> {
         propagation: root_propagation(spec),
         presence: Presence::Required,
     }];
-    for mount in spec.get("mounts").and_then(Value::as_array).into_iter().flatten() {
+    for mount in spec
+        .get("mounts")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+    {
         of_spec(mount, &mut expected);
     }
     parts_and_masks(spec, &mut expected);
@@ -168,7 +239,10 @@ fn mounts(spec: &Value) -> Vec<ExpectedMount> {
 }
 
 fn root_propagation(spec: &Value) -> Propagation {
-    match spec.pointer("/linux/rootfsPropagation").and_then(Value::as_str) {
+    match spec
+        .pointer("/linux/rootfsPropagation")
+        .and_then(Value::as_str)
+    {
         Some("shared" | "rshared") => Propagation::Shared,
         Some("slave" | "rslave") => Propagation::Slave,
         _ => Propagation::Private,
@@ -176,7 +250,11 @@ fn root_propagation(spec: &Value) -> Propagation {
 }
 
 fn propagation(options: &[String]) -> Propagation {
-    let has = |names: [&str; 2]| options.iter().any(|option| names.contains(&option.as_str()));
+    let has = |names: [&str; 2]| {
+        options
+            .iter()
+            .any(|option| names.contains(&option.as_str()))
+    };
     if has(["shared", "rshared"]) {
         Propagation::Shared
     } else if has(["slave", "rslave"]) {
@@ -195,7 +273,10 @@ fn of_spec(mount: &Value, expected: &mut Vec<ExpectedMount>) {
         keys: vec![destination.to_owned()],
         within: within.map(PathBuf::from),
     };
-    let new = |filesystem| MountOrigin::New { filesystem, options: options.clone() };
+    let new = |filesystem| MountOrigin::New {
+        filesystem,
+        options: options.clone(),
+    };
     let origin = if bind {
         external(None)
     } else {
@@ -214,22 +295,34 @@ fn of_spec(mount: &Value, expected: &mut Vec<ExpectedMount>) {
         mountpoint: PathBuf::from(destination),
         origins: vec![origin],
         restrictions: Restrictions::from_options(&options),
-        propagation: if bind { propagation(&options) } else { Propagation::Private },
+        propagation: if bind {
+            propagation(&options)
+        } else {
+            Propagation::Private
+        },
         presence: Presence::Required,
     });
 }
 
 /// v1: a tmpfs with one external mount a subsystem; v2: one cgroup2.
 fn cgroup(destination: &str, options: &[String], expected: &mut Vec<ExpectedMount>) {
-    let own = MountOrigin::External { keys: vec![destination.to_owned()], within: None };
-    let unified =
-        MountOrigin::New { filesystem: Filesystem::Cgroup2, options: options.to_owned() };
+    let own = MountOrigin::External {
+        keys: vec![destination.to_owned()],
+        within: None,
+    };
+    let unified = MountOrigin::New {
+        filesystem: Filesystem::Cgroup2,
+        options: options.to_owned(),
+    };
     let restrictions = Restrictions::from_options(options);
     expected.push(ExpectedMount {
         mountpoint: PathBuf::from(destination),
         origins: vec![own.clone(), unified],
         // The tmpfs itself is made read-only by some runtimes only.
-        restrictions: Restrictions { read_only: false, ..restrictions },
+        restrictions: Restrictions {
+            read_only: false,
+            ..restrictions
+        },
         propagation: Propagation::Private,
         presence: Presence::Required,
     });
@@ -244,11 +337,19 @@ fn cgroup(destination: &str, options: &[String], expected: &mut Vec<ExpectedMoun
 
 fn parts_and_masks(spec: &Value, expected: &mut Vec<ExpectedMount>) {
     for path in strings(spec, "/linux/readonlyPaths") {
-        let Some((of, inner)) = part_of(&path) else { continue };
+        let Some((of, inner)) = part_of(&path) else {
+            continue;
+        };
         expected.push(ExpectedMount {
             mountpoint: PathBuf::from(&path),
-            origins: vec![MountOrigin::Part { of: of.into(), root: PartRoot::Exactly(inner) }],
-            restrictions: Restrictions { read_only: true, ..Restrictions::default() },
+            origins: vec![MountOrigin::Part {
+                of: of.into(),
+                root: PartRoot::Exactly(inner),
+            }],
+            restrictions: Restrictions {
+                read_only: true,
+                ..Restrictions::default()
+            },
             propagation: Propagation::Private,
             presence: presence(&path),
         });
@@ -262,9 +363,15 @@ fn parts_and_masks(spec: &Value, expected: &mut Vec<ExpectedMount>) {
                     keys: vec!["/dev/null".into(), path.clone()],
                     within: Some(PathBuf::from("/dev")),
                 },
-                MountOrigin::External { keys: vec![path.clone()], within: None },
+                MountOrigin::External {
+                    keys: vec![path.clone()],
+                    within: None,
+                },
             ],
-            restrictions: Restrictions { read_only: directory, ..Restrictions::default() },
+            restrictions: Restrictions {
+                read_only: directory,
+                ..Restrictions::default()
+            },
             propagation: Propagation::Private,
             presence: presence(&path),
         });
@@ -281,7 +388,11 @@ fn part_of(path: &str) -> Option<(&'static str, String)> {
 
 /// Paths of proc and sysfs exist in every container or in none, so this host's tell.
 fn presence(path: &str) -> Presence {
-    if Path::new(path).exists() { Presence::Required } else { Presence::Optional }
+    if Path::new(path).exists() {
+        Presence::Required
+    } else {
+        Presence::Optional
+    }
 }
 
 #[cfg(test)]
@@ -321,8 +432,17 @@ mod tests {
         assert_eq!(request.oom_score_adj, 100);
         assert_eq!(request.namespaces.pid, Namespace::Own);
         assert_eq!(request.namespaces.ipc, Namespace::Host);
-        assert_eq!(request.namespaces.network, Namespace::External { key: NETWORK_KEY.into() });
-        let places: Vec<&Path> = request.mounts.iter().map(|m| m.mountpoint.as_path()).collect();
+        assert_eq!(
+            request.namespaces.network,
+            Namespace::External {
+                key: NETWORK_KEY.into()
+            }
+        );
+        let places: Vec<&Path> = request
+            .mounts
+            .iter()
+            .map(|m| m.mountpoint.as_path())
+            .collect();
         let expected = ["/", "/proc", "/data", "/dev", "/proc/sys", "/proc/kcore"];
         assert_eq!(places, expected.map(Path::new));
         assert!(request.mounts[0].restrictions.read_only);

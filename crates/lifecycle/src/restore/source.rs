@@ -33,9 +33,14 @@ pub(crate) struct Source {
 /// directory that others may write to.
 pub(crate) fn open(path: &Path, allowed: &[PathBuf]) -> Result<Source, Error> {
     let shown = path.display().to_string();
-    let plain = path.components().skip(1).all(|part| matches!(part, Component::Normal(_)));
+    let plain = path
+        .components()
+        .skip(1)
+        .all(|part| matches!(part, Component::Normal(_)));
     if !path.is_absolute() || !plain || shown.contains("/../") || shown.ends_with("/..") {
-        return Err(Error::Denied(format!("archive {shown}: give its plain absolute path")));
+        return Err(Error::Denied(format!(
+            "archive {shown}: give its plain absolute path"
+        )));
     }
     let Some((directory, inner)) = allowed
         .iter()
@@ -66,17 +71,25 @@ pub(crate) fn open(path: &Path, allowed: &[PathBuf]) -> Result<Source, Error> {
     let stat = rustix::fs::fstat(&fd)
         .map_err(|error| Error::failed(format!("look at archive {shown}"), error))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(Error::invalid("image", format!("archive {shown} is no regular file")));
+        return Err(Error::invalid(
+            "image",
+            format!("archive {shown} is no regular file"),
+        ));
     }
     owned_by_root(fd.as_fd(), path)?;
-    Ok(Source { path: path.to_path_buf(), name: shown, file: File::from(fd) })
+    Ok(Source {
+        path: path.to_path_buf(),
+        name: shown,
+        file: File::from(fd),
+    })
 }
 
 fn explain(shown: &str, error: &std::io::Error) -> Error {
     match Errno::from_io_error(error) {
-        Some(Errno::NOENT | Errno::NOTDIR) => {
-            Error::NotFound { kind: "archive", id: shown.to_owned() }
-        }
+        Some(Errno::NOENT | Errno::NOTDIR) => Error::NotFound {
+            kind: "archive",
+            id: shown.to_owned(),
+        },
         Some(Errno::LOOP | Errno::XDEV) => Error::Denied(format!(
             "archive {shown} is reached through a symbolic link: give its real path"
         )),
@@ -86,11 +99,13 @@ fn explain(shown: &str, error: &std::io::Error) -> Error {
 
 fn owned_by_root(fd: BorrowedFd<'_>, path: &Path) -> Result<(), Error> {
     let shown = path.display();
-    let stat = rustix::fs::fstat(fd)
-        .map_err(|error| Error::failed(format!("look at {shown}"), error))?;
+    let stat =
+        rustix::fs::fstat(fd).map_err(|error| Error::failed(format!("look at {shown}"), error))?;
     if stat.st_uid != 0 {
         let uid = stat.st_uid;
-        return Err(Error::Denied(format!("{shown} belongs to user {uid}, not to root")));
+        return Err(Error::Denied(format!(
+            "{shown} belongs to user {uid}, not to root"
+        )));
     }
     if stat.st_mode & 0o022 != 0 {
         let mode = stat.st_mode & 0o7777;
@@ -165,6 +180,9 @@ mod tests {
         .unwrap();
         let allowed = std::slice::from_ref(&place.base);
         assert!(matches!(open(&fifo, allowed), Err(Error::Invalid { .. })));
-        assert!(matches!(open(&place.base.join("no.tar"), allowed), Err(Error::NotFound { .. })));
+        assert!(matches!(
+            open(&place.base.join("no.tar"), allowed),
+            Err(Error::NotFound { .. })
+        ));
     }
 }

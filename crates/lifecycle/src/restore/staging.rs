@@ -44,20 +44,26 @@ pub(crate) fn stage(source: Source, directory: &Path) -> Result<bundler::Manifes
     }
     let target = sys::fs::open_dir(&images).map_err(|error| failed(&images, error))?;
     for entry in &manifest.entries {
-        let Some(file) = entry.name.strip_prefix(bundler::names::CHECKPOINT_DIRECTORY) else {
+        let Some(file) = entry
+            .name
+            .strip_prefix(bundler::names::CHECKPOINT_DIRECTORY)
+        else {
             continue;
         };
         let page_image = bundler::names::page_image_number(&entry.name).is_some();
-        let linked = page_image
-            && archive.in_place(&entry.name)
-            && archive.link(&target, file).is_ok();
+        let linked =
+            page_image && archive.in_place(&entry.name) && archive.link(&target, file).is_ok();
         if !linked && !file.is_empty() {
             archive.extract(&entry.name, &target, file).map_err(wrong)?;
         }
     }
     let outer = sys::fs::open_dir(directory).map_err(|error| failed(directory, error))?;
     let tars = manifest.tmpfs.iter().map(|tmpfs| tmpfs.entry.as_str());
-    let others = [bundler::names::ROOTFS_DIFF, bundler::names::DEVSHM, "container.log"];
+    let others = [
+        bundler::names::ROOTFS_DIFF,
+        bundler::names::DEVSHM,
+        "container.log",
+    ];
     for name in tars.chain(others) {
         if manifest.entries.iter().any(|entry| entry.name == name) {
             archive.extract(name, &outer, name).map_err(wrong)?;
@@ -137,14 +143,25 @@ impl Staged {
     pub(crate) fn open(directory: &Path) -> Result<Self, Error> {
         let path = images(directory);
         let images = sys::fs::open_dir(&path).map_err(|error| Error::io("open", &path, error))?;
-        let mut staged = Self { images, linked: None };
+        let mut staged = Self {
+            images,
+            linked: None,
+        };
         for entry in manifest(directory)?.entries {
-            let Some(number) = bundler::names::page_image_number(&entry.name) else { continue };
+            let Some(number) = bundler::names::page_image_number(&entry.name) else {
+                continue;
+            };
             let file = format!("pages-{number}.img");
-            let length = staged.file(&file).and_then(|file| file.map(|f| f.metadata()).transpose());
+            let length = staged
+                .file(&file)
+                .and_then(|file| file.map(|f| f.metadata()).transpose());
             let length = length.map_err(|error| Error::io("look at", &file, error))?;
             if length.is_some_and(|metadata| metadata.len() != entry.size) {
-                staged.linked = Some(Linked { file, number, bytes: entry.size });
+                staged.linked = Some(Linked {
+                    file,
+                    number,
+                    bytes: entry.size,
+                });
             }
         }
         Ok(staged)
@@ -158,7 +175,9 @@ impl Staged {
     ///
     /// [`Error::Invalid`] for a broken page map; [`Error::Failed`].
     pub(crate) fn finish(self, directory: &Path) -> Result<(), Error> {
-        let Some(linked) = self.linked.clone() else { return Ok(()) };
+        let Some(linked) = self.linked.clone() else {
+            return Ok(());
+        };
         let failed = |error: io::Error| Error::failed("prepare page maps", error);
         for (name, size) in self.list().map_err(failed)? {
             if !name.starts_with("pagemap-") {
@@ -222,7 +241,9 @@ impl ImageSource for Staged {
 
     fn open(&self, name: &str) -> io::Result<Option<Box<dyn io::Read + '_>>> {
         use std::io::{Read as _, Seek as _, SeekFrom};
-        let Some(mut file) = self.file(name)? else { return Ok(None) };
+        let Some(mut file) = self.file(name)? else {
+            return Ok(None);
+        };
         let mut bytes = u64::MAX;
         if let Some(linked) = self.linked(name) {
             file.seek(SeekFrom::Start(IN_PLACE))?;
@@ -237,7 +258,10 @@ impl ImageSource for Staged {
         let (start, length) = match self.linked(name) {
             Some(linked) => {
                 let left = linked.bytes.saturating_sub(offset);
-                (IN_PLACE, length.min(usize::try_from(left).unwrap_or(length)))
+                (
+                    IN_PLACE,
+                    length.min(usize::try_from(left).unwrap_or(length)),
+                )
             }
             None => {
                 let left = file.metadata()?.len().saturating_sub(offset);

@@ -84,9 +84,16 @@ fn restore(
     let (images, work) = (staging::images(&directory), staging::work(&directory));
     let env = vec![
         ("PATH".to_owned(), relay_path(ctx)?),
-        ("THAWD_RELAY_CONFIG".to_owned(), relay_config.to_string_lossy().into_owned()),
+        (
+            "THAWD_RELAY_CONFIG".to_owned(),
+            relay_config.to_string_lossy().into_owned(),
+        ),
     ];
-    let run = Run::Restore { images, work: work.clone(), env };
+    let run = Run::Restore {
+        images,
+        work: work.clone(),
+        env,
+    };
     let spawned = container::spawn_monitor(ctx, sandbox, &record, run)
         .map_err(|error| explain(ctx, &record, &work, error))?;
     record.monitor = Some(spawned.monitor);
@@ -110,12 +117,16 @@ fn rebuild_tmpfs(
         let destination = Path::new(&content.destination);
         let Some(purpose) = tmpfs::purpose(spec, destination) else {
             let shown = &content.destination;
-            let problem = format!("the checkpoint has a tmpfs at {shown}, the request has none there");
+            let problem =
+                format!("the checkpoint has a tmpfs at {shown}, the request has none there");
             return Err(Error::Denied(problem));
         };
         let file = staging::open(directory, &content.entry)?;
         let path = tmpfs::build(run_dir, index, destination, spec, purpose, file)?;
-        mounts.push((content.destination.clone(), path.to_string_lossy().into_owned()));
+        mounts.push((
+            content.destination.clone(),
+            path.to_string_lossy().into_owned(),
+        ));
     }
     Ok(mounts)
 }
@@ -123,22 +134,34 @@ fn rebuild_tmpfs(
 /// On v1 the runtime would bind the roots of the host's hierarchies into a restored container; its
 /// own cgroups belong there.
 fn own_cgroups(ctx: &Context, record: &ContainerRecord) -> Vec<(String, String)> {
-    let v1 = ctx.hierarchies.mounts().iter().filter(|mount| !mount.unified);
+    let v1 = ctx
+        .hierarchies
+        .mounts()
+        .iter()
+        .filter(|mount| !mount.unified);
     v1.filter_map(|mount| {
         let inside = Path::new("/sys/fs/cgroup").join(mount.mount_point.file_name()?);
-        let own = mount.mount_point.join(record.cgroup.trim_start_matches('/'));
-        Some((inside.to_string_lossy().into_owned(), own.to_string_lossy().into_owned()))
+        let own = mount
+            .mount_point
+            .join(record.cgroup.trim_start_matches('/'));
+        Some((
+            inside.to_string_lossy().into_owned(),
+            own.to_string_lossy().into_owned(),
+        ))
     })
     .collect()
 }
 
 /// Puts the archive's /dev/shm into the new pod's.
 fn fill_shm(ctx: &Context, sandbox: &SandboxRecord, directory: &Path) -> Result<(), Error> {
-    let Some(content) = staging::open(directory, bundler::names::DEVSHM)? else { return Ok(()) };
+    let Some(content) = staging::open(directory, bundler::names::DEVSHM)? else {
+        return Ok(());
+    };
     let path = sandbox::shm_path(&ctx.config, sandbox);
     if path == Path::new("/dev/shm") {
         return Err(Error::Denied(
-            "the checkpoint has content for the pod's /dev/shm, but the request shares the host's".into(),
+            "the checkpoint has content for the pod's /dev/shm, but the request shares the host's"
+                .into(),
         ));
     }
     let root = sys::fs::open_dir(&path).map_err(|error| Error::io("open", &path, error))?;
@@ -150,13 +173,14 @@ fn fill_shm(ctx: &Context, sandbox: &SandboxRecord, directory: &Path) -> Result<
 /// Begins the new log with the archive's; the container's own output is appended.
 fn carry_log(record: &ContainerRecord, directory: &Path) -> Result<(), Error> {
     use std::io::{Read as _, Write as _};
-    let (Some(path), Some(old)) =
-        (&record.log_path, staging::open(directory, "container.log")?)
+    let (Some(path), Some(old)) = (&record.log_path, staging::open(directory, "container.log")?)
     else {
         return Ok(());
     };
     let failed = |error: std::io::Error| Error::io("carry the log over to", path, error);
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(());
+    };
     sys::fs::make_dir_all(parent, 0o755).map_err(failed)?;
     let parent = sys::fs::open_dir(parent).map_err(failed)?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
@@ -176,7 +200,9 @@ fn relay_path(ctx: &Context) -> Result<String, Error> {
     sys::fs::make_dir_all(&directory, 0o700).map_err(failed)?;
     let relay = crate::runtimes::find_program(&ctx.config.relay).ok_or_else(|| {
         let shown = ctx.config.relay.display();
-        Error::Precondition(format!("the relay {shown} was not found: install it beside thawd"))
+        Error::Precondition(format!(
+            "the relay {shown} was not found: install it beside thawd"
+        ))
     })?;
     let link = directory.join("criu");
     if std::fs::read_link(&link).ok().as_deref() != Some(relay.as_path()) {
@@ -188,7 +214,8 @@ fn relay_path(ctx: &Context) -> Result<String, Error> {
             _ => {}
         }
     }
-    let inherited = std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    let inherited =
+        std::env::var("PATH").unwrap_or_else(|_| "/usr/sbin:/usr/bin:/sbin:/bin".into());
     Ok(format!("{}:{inherited}", directory.display()))
 }
 
@@ -197,7 +224,10 @@ fn explain(ctx: &Context, record: &ContainerRecord, work: &Path, error: Error) -
     let report = sys::fs::open_dir(work)
         .and_then(|directory| criu_rpc::LogReport::read(directory.as_fd(), "restore.log"))
         .unwrap_or_default();
-    let kept: PathBuf = ctx.config.criu_logs().join(format!("{}-restore.log", record.id));
+    let kept: PathBuf = ctx
+        .config
+        .criu_logs()
+        .join(format!("{}-restore.log", record.id));
     let log = std::fs::read(work.join("restore.log")).unwrap_or_default();
     let at = match sys::fs::replace_path(&kept, 0o600, &log) {
         Ok(()) if !log.is_empty() => format!(" (CRIU's log: {})", kept.display()),
@@ -207,5 +237,8 @@ fn explain(ctx: &Context, record: &ContainerRecord, work: &Path, error: Error) -
         return error;
     }
     let words = report.first_errors.join("; ");
-    Error::failed(format!("restore container {}: CRIU says: {words}{at}", record.id), chain(&error))
+    Error::failed(
+        format!("restore container {}: CRIU says: {words}{at}", record.id),
+        chain(&error),
+    )
 }

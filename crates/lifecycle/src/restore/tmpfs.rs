@@ -47,7 +47,10 @@ pub(crate) fn purpose(spec: &serde_json::Value, destination: &Path) -> Option<Pu
         return Some(Purpose::Dev);
     }
     let text = destination.to_string_lossy();
-    if strings(spec, "/linux/maskedPaths").iter().any(|path| *path == text) {
+    if strings(spec, "/linux/maskedPaths")
+        .iter()
+        .any(|path| *path == text)
+    {
         return Some(Purpose::Masked);
     }
     let mounts = spec.get("mounts").and_then(serde_json::Value::as_array);
@@ -75,7 +78,10 @@ pub(crate) fn build(
 ) -> Result<PathBuf, Error> {
     let target = directory(run_dir).join(index.to_string());
     let failed = |error: std::io::Error| {
-        Error::failed(format!("rebuild the tmpfs {}", destination.display()), error)
+        Error::failed(
+            format!("rebuild the tmpfs {}", destination.display()),
+            error,
+        )
     };
     sys::fs::make_dir_all(&target, 0o700).map_err(failed)?;
     let (size, mode) = size_and_mode(spec, destination);
@@ -113,7 +119,11 @@ fn size_and_mode(spec: &serde_json::Value, destination: &Path) -> (Option<u64>, 
     });
     let options = mount.and_then(|mount| mount.get("options")?.as_array());
     let (mut size, mut mode) = (None, 0o755);
-    for option in options.into_iter().flatten().filter_map(serde_json::Value::as_str) {
+    for option in options
+        .into_iter()
+        .flatten()
+        .filter_map(serde_json::Value::as_str)
+    {
         if let Some(value) = option.strip_prefix("size=") {
             size = parse_size(value);
         } else if let Some(value) = option.strip_prefix("mode=") {
@@ -140,15 +150,31 @@ fn parse_size(text: &str) -> Option<u64> {
 fn make_devices(target: &Path, spec: &serde_json::Value) -> std::io::Result<()> {
     let root = sys::fs::open_dir(target)?;
     for (name, major, minor) in DEFAULT_DEVICES {
-        make_device(&root, Path::new(name), FileType::CharacterDevice, 0o666, (major, minor))?;
+        make_device(
+            &root,
+            Path::new(name),
+            FileType::CharacterDevice,
+            0o666,
+            (major, minor),
+        )?;
     }
-    let devices = spec.pointer("/linux/devices").and_then(serde_json::Value::as_array);
+    let devices = spec
+        .pointer("/linux/devices")
+        .and_then(serde_json::Value::as_array);
     for device in devices.into_iter().flatten() {
         let number = |key: &str| {
-            device.get(key).and_then(serde_json::Value::as_u64).and_then(|n| u32::try_from(n).ok())
+            device
+                .get(key)
+                .and_then(serde_json::Value::as_u64)
+                .and_then(|n| u32::try_from(n).ok())
         };
-        let path = device.get("path").and_then(serde_json::Value::as_str).unwrap_or_default();
-        let Some(name) = path.strip_prefix("/dev/") else { continue };
+        let path = device
+            .get("path")
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default();
+        let Some(name) = path.strip_prefix("/dev/") else {
+            continue;
+        };
         let kind = match device.get("type").and_then(serde_json::Value::as_str) {
             Some("c" | "u") => FileType::CharacterDevice,
             Some("b") => FileType::BlockDevice,
@@ -169,19 +195,28 @@ fn make_device(
     (major, minor): (u32, u32),
 ) -> std::io::Result<()> {
     use rustix::fs::{AtFlags, OFlags, chmodat, mknodat, unlinkat};
-    let parent = match name.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        Some(parent) => {
-            sys::fs::open_beneath(root, parent, OFlags::DIRECTORY | OFlags::CLOEXEC)?
-        }
+    let parent = match name
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+    {
+        Some(parent) => sys::fs::open_beneath(root, parent, OFlags::DIRECTORY | OFlags::CLOEXEC)?,
         None => root.try_clone()?,
     };
-    let Some(file) = name.file_name() else { return Ok(()) };
+    let Some(file) = name.file_name() else {
+        return Ok(());
+    };
     match unlinkat(&parent, file, AtFlags::empty()) {
         Ok(()) | Err(rustix::io::Errno::NOENT) => {}
         Err(error) => return Err(error.into()),
     }
     let permissions = Mode::from_raw_mode(mode & 0o7777);
-    mknodat(&parent, file, kind, permissions, rustix::fs::makedev(major, minor))?;
+    mknodat(
+        &parent,
+        file,
+        kind,
+        permissions,
+        rustix::fs::makedev(major, minor),
+    )?;
     chmodat(&parent, file, permissions, AtFlags::empty())?;
     Ok(())
 }
@@ -225,7 +260,10 @@ mod tests {
         assert_eq!(check("/sys/fs/cgroup"), Some(Purpose::Plain));
         assert_eq!(check("/data"), None);
         assert_eq!(check("/etc"), None);
-        assert_eq!(size_and_mode(&spec, Path::new("/run")), (Some(64 << 20), 0o1777));
+        assert_eq!(
+            size_and_mode(&spec, Path::new("/run")),
+            (Some(64 << 20), 0o1777)
+        );
     }
 
     #[test]
@@ -234,8 +272,7 @@ mod tests {
         let spec = serde_json::json!({"linux": {"devices": [
             {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "fileMode": 0o600}]}});
         let none: Option<&[u8]> = None;
-        let path =
-            build(dir.path(), 0, Path::new("/dev"), &spec, Purpose::Dev, none).unwrap();
+        let path = build(dir.path(), 0, Path::new("/dev"), &spec, Purpose::Dev, none).unwrap();
         let stat = rustix::fs::stat(path.join("fuse")).unwrap();
         assert_eq!(stat.st_mode & 0o7777, 0o600);
         assert_eq!(rustix::fs::major(stat.st_rdev), 10);
