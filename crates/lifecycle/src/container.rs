@@ -207,6 +207,12 @@ pub(crate) fn spawn_monitor(
     let bundle = ctx.config.container_dir(id);
     let (pid_file, log) = (run_dir.join("pid"), run_dir.join("runtime.log"));
     let console = record.config.tty.then(|| run_dir.join("console.sock"));
+    let private_mounts = matches!(run, Run::Restore { .. });
+    let patience = if private_mounts {
+        ctx.config.checkpoint.restore_timeout
+    } else {
+        STEP
+    };
     let (argv, env) = match run {
         Run::Create => (
             runtime.create_args(id, &bundle, &pid_file, console.as_deref(), &log),
@@ -241,8 +247,9 @@ pub(crate) fn spawn_monitor(
         stdin: record.config.stdin,
         run_dir,
         oom_files: ctx.hierarchies.oom_files(&record.cgroup),
+        private_mounts,
     };
-    let started = monitor::spawn(&ctx.monitor(), &spec, Deadline::after(STEP))
+    let started = monitor::spawn(&ctx.monitor(), &spec, Deadline::after(patience))
         .map_err(|error| Error::failed(format!("start container {id}"), error))?;
     let identity = |pid| {
         ProcessId::of(pid).map_err(|error| Error::failed(format!("find process {pid}"), error))

@@ -46,4 +46,8 @@ pub struct MonitorSpec {
     /// `memory.events` (v2) of the container's cgroup. Those that do not exist count as zero.
     #[serde(default)]
     pub oom_files: Vec<PathBuf>,
+    /// Run the runtime in a mount namespace of its own, so that what it leaves mounted when it
+    /// fails vanishes with it. For restores: CRIU mounts a lot on the way.
+    #[serde(default)]
+    pub private_mounts: bool,
 }

@@ -139,6 +139,32 @@ impl Hierarchies {
         Vec::new()
     }
 
+    /// Kills every process in `path` and removes it; absent is fine.
+    ///
+    /// # Errors
+    ///
+    /// What removing returns when processes do not end within `patience`.
+    pub fn kill(&self, path: &str, patience: std::time::Duration) -> io::Result<()> {
+        let deadline = crate::process::Deadline::after(patience);
+        loop {
+            for pid in self.processes(path) {
+                let Ok(pidfd) = crate::pidfd::open(pid) else {
+                    continue;
+                };
+                // Gone meanwhile is as good.
+                drop(crate::pidfd::send_signal(&pidfd, libc::SIGKILL));
+                drop(crate::pidfd::wait_exit(&pidfd, deadline.remaining()));
+            }
+            match self.remove(path) {
+                Err(error) if !deadline.passed() && error.raw_os_error() == Some(libc::EBUSY) => {
+                    // Processes leave a cgroup a moment after their end can be seen.
+                    std::thread::yield_now();
+                }
+                other => return other,
+            }
+        }
+    }
+
     /// Removes the empty cgroup `path` everywhere; absent is fine.
     ///
     /// # Errors

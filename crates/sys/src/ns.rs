@@ -151,6 +151,31 @@ pub fn enter<T: Send>(
     })
 }
 
+/// Runs `work` in a mount namespace of its own that still follows the old one, and comes back.
+///
+/// A process that `work` starts stays there: what it mounts is seen there only and vanishes with
+/// the last process, while the host's unmounts arrive (mount_namespaces(7), "rslave").
+///
+/// For processes with one thread; elsewhere only the calling thread would move.
+///
+/// # Errors
+///
+/// What unshare(2), mount(2), setns(2) or `work` return.
+pub fn with_private_mounts<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let before = File::open("/proc/thread-self/ns/mnt")?;
+    // SAFETY: only the mount namespace is unshared, never the descriptor table (CLONE_FILES) that
+    // other threads would rely on.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+    let slave = rustix::mount::MountPropagationFlags::DOWNSTREAM
+        | rustix::mount::MountPropagationFlags::REC;
+    let result = match rustix::mount::mount_change("/", slave) {
+        Ok(()) => work(),
+        Err(error) => Err(error.into()),
+    };
+    move_into_link_name_space(before.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    result
+}
+
 /// Sets the host name of the calling thread's UTS namespace.
 ///
 /// # Errors

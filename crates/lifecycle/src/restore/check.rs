@@ -45,7 +45,8 @@ pub(crate) fn check(
             .map_err(|error| Error::invalid(bundler::names::ROOTFS_DIFF, chain(&error)))?;
     }
     let shm = crate::sandbox::shm_path(&ctx.config, sandbox);
-    free_of_links(&summary.paths, &bases(spec, &rootfs.merged, &shm))?;
+    let later = free_of_links(&summary.paths, &bases(spec, &rootfs.merged, &shm))?;
+    staging::keep_tmpfs_paths(&directory, &later)?;
     staged.finish(&directory)
 }
 
@@ -119,17 +120,15 @@ fn bases(spec: &serde_json::Value, merged: &Path, shm: &Path) -> Vec<(PathBuf, P
     bases
 }
 
-/// CRIU follows links in the paths it opens, so none may have any.
-fn free_of_links(paths: &[FilePath], bases: &[(PathBuf, PathBuf)]) -> Result<(), Error> {
+/// CRIU follows links in the paths it opens, so none may have any. Paths on tmpfs mounts, which are
+/// filled at the start, are returned: the mount point, and the path within it.
+fn free_of_links(
+    paths: &[FilePath],
+    bases: &[(PathBuf, PathBuf)],
+) -> Result<Vec<(PathBuf, PathBuf)>, Error> {
+    let mut later = Vec::new();
     for path in paths {
-        let Some((mount_point, host)) = bases
-            .iter()
-            .rev()
-            .find(|(mount_point, _)| *mount_point == path.mountpoint)
-        else {
-            continue;
-        };
-        let Ok(inner) = path.path.strip_prefix(mount_point) else {
+        let Ok(inner) = path.path.strip_prefix(&path.mountpoint) else {
             continue;
         };
         let checked = match path.purpose {
@@ -139,24 +138,35 @@ fn free_of_links(paths: &[FilePath], bases: &[(PathBuf, PathBuf)]) -> Result<(),
         let Some(checked) = checked.filter(|path| !path.as_os_str().is_empty()) else {
             continue;
         };
-        let root = sys::fs::open_no_symlinks(host, OFlags::PATH | OFlags::CLOEXEC)
-            .map_err(|error| Error::io("open", host, error))?;
-        match sys::fs::open_beneath(&root, checked, OFlags::PATH | OFlags::CLOEXEC) {
-            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
-                return Err(Error::Denied(format!(
-                    "path {} of the checkpoint leads through a symbolic link",
-                    path.path.display()
-                )));
-            }
-            Ok(_) => {}
-            // What is missing is CRIU's to report; it creates nothing.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-                ) => {}
-            Err(error) => return Err(Error::io("look at", host.join(checked), error)),
+        match bases
+            .iter()
+            .rev()
+            .find(|(mount_point, _)| *mount_point == path.mountpoint)
+        {
+            Some((_, host)) => no_link(host, checked, &path.path)?,
+            None => later.push((path.mountpoint.clone(), checked.to_path_buf())),
         }
     }
-    Ok(())
+    Ok(later)
+}
+
+/// Refuses a link anywhere on the way from `host` to `inner`; `shown` is the path as the container
+/// sees it.
+pub(super) fn no_link(host: &Path, inner: &Path, shown: &Path) -> Result<(), Error> {
+    let root = sys::fs::open_no_symlinks(host, OFlags::PATH | OFlags::CLOEXEC)
+        .map_err(|error| Error::io("open", host, error))?;
+    match sys::fs::open_beneath(&root, inner, OFlags::PATH | OFlags::CLOEXEC) {
+        Ok(_) => Ok(()),
+        Err(error) => match error.kind() {
+            // What is missing is CRIU's to report; it creates nothing.
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Ok(()),
+            _ if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+                let shown = shown.display();
+                let problem =
+                    format!("path {shown} of the checkpoint leads through a symbolic link");
+                Err(Error::Denied(problem))
+            }
+            _ => Err(Error::io("look at", host.join(inner), error)),
+        },
+    }
 }

@@ -169,7 +169,38 @@ fn rlimits(spec: &Value) -> BTreeMap<u32, u64> {
         let number = RESOURCES.iter().position(|known| *known == name)?;
         Some((u32::try_from(number).ok()?, limit.get("hard")?.as_u64()?))
     });
-    entries.collect()
+    let mut limits = own_limits();
+    limits.extend(entries);
+    limits
+}
+
+/// This daemon's own hard limits, which the OCI runtime's processes inherit.
+fn own_limits() -> BTreeMap<u32, u64> {
+    use rustix::process::Resource;
+    let resources = [
+        Resource::Cpu,
+        Resource::Fsize,
+        Resource::Data,
+        Resource::Stack,
+        Resource::Core,
+        Resource::Rss,
+        Resource::Nproc,
+        Resource::Nofile,
+        Resource::Memlock,
+        Resource::As,
+        Resource::Locks,
+        Resource::Sigpending,
+        Resource::Msgqueue,
+        Resource::Nice,
+        Resource::Rtprio,
+        Resource::Rttime,
+    ];
+    // No maximum is no limit: nothing to hold the images to.
+    let hard = |resource| rustix::process::getrlimit(resource).maximum;
+    (0..)
+        .zip(resources)
+        .filter_map(|(number, resource)| Some((number, hard(resource)?)))
+        .collect()
 }
 
 fn namespaces(spec: &Value) -> Namespaces {
@@ -428,7 +459,7 @@ mod tests {
         assert_eq!(request.credentials.bounding, 1 | 1 << 7);
         assert_eq!(request.credentials.effective, 1);
         assert!(request.credentials.no_new_privs);
-        assert_eq!(request.rlimits, BTreeMap::from([(7, 1024)]));
+        assert_eq!(request.rlimits.get(&7), Some(&1024));
         assert_eq!(request.oom_score_adj, 100);
         assert_eq!(request.namespaces.pid, Namespace::Own);
         assert_eq!(request.namespaces.ipc, Namespace::Host);

@@ -21,11 +21,6 @@ pub(crate) fn images(directory: &Path) -> PathBuf {
     directory.join("checkpoint")
 }
 
-/// CRIU's log and sockets of a restore.
-pub(crate) fn work(directory: &Path) -> PathBuf {
-    directory.join("criu-work")
-}
-
 /// Verifies the archive to its end and stages it.
 ///
 /// # Errors
@@ -38,10 +33,8 @@ pub(crate) fn stage(source: Source, directory: &Path) -> Result<bundler::Manifes
     let archive = Archive::open(source.file).map_err(wrong)?;
     let verified = archive.verify().map_err(wrong)?;
     let manifest = verified.manifest().clone();
-    let (images, work) = (images(directory), work(directory));
-    for path in [&images, &work] {
-        sys::fs::make_dir_all(path, 0o700).map_err(|error| failed(path, error))?;
-    }
+    let images = images(directory);
+    sys::fs::make_dir_all(&images, 0o700).map_err(|error| failed(&images, error))?;
     let target = sys::fs::open_dir(&images).map_err(|error| failed(&images, error))?;
     for entry in &manifest.entries {
         let Some(file) = entry
@@ -86,6 +79,45 @@ pub(crate) fn manifest(directory: &Path) -> Result<bundler::Manifest, Error> {
     let bytes = std::fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
     bundler::Manifest::parse(&bytes)
         .map_err(|problem| Error::failed(format!("parse {}", path.display()), problem))
+}
+
+/// Paths on tmpfs mounts that CRIU will open; they can be checked once the mounts are filled.
+const TMPFS_PATHS: &str = "tmpfs-paths.json";
+
+/// Keeps paths for [`free_of_links`]: the tmpfs's mount point, and the path within it.
+///
+/// # Errors
+///
+/// [`Error::Failed`].
+pub(crate) fn keep_tmpfs_paths(
+    directory: &Path,
+    paths: &[(PathBuf, PathBuf)],
+) -> Result<(), Error> {
+    let path = directory.join(TMPFS_PATHS);
+    let bytes = serde_json::to_vec(paths)
+        .map_err(|error| Error::failed("encode paths of the checkpoint", error))?;
+    sys::fs::replace_path(&path, 0o600, &bytes).map_err(|error| Error::io("write", &path, error))
+}
+
+/// Checks that no path which CRIU opens on a rebuilt tmpfs leads through a link.
+///
+/// # Errors
+///
+/// [`Error::Denied`] naming the path.
+pub(crate) fn free_of_links(directory: &Path, mounts: &[(String, String)]) -> Result<(), Error> {
+    let path = directory.join(TMPFS_PATHS);
+    let bytes = std::fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
+    let paths: Vec<(PathBuf, PathBuf)> = serde_json::from_slice(&bytes)
+        .map_err(|error| Error::failed(format!("parse {}", path.display()), error))?;
+    for (mount_point, inner) in paths {
+        let host = mounts
+            .iter()
+            .find(|(inside, _)| Path::new(inside) == mount_point);
+        if let Some((_, host)) = host {
+            super::check::no_link(Path::new(host), &inner, &mount_point.join(&inner))?;
+        }
+    }
+    Ok(())
 }
 
 /// A staged file that the archive may not have.

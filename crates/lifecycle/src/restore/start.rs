@@ -32,7 +32,7 @@ pub(crate) async fn start(
 ) -> Result<ContainerRecord, Error> {
     let sandbox = sandbox.clone();
     with(ctx, move |ctx| {
-        let id = record.id.clone();
+        let (id, cgroup) = (record.id.clone(), record.cgroup.clone());
         let result = restore(ctx, &sandbox, record);
         let run_dir = ctx.config.container_run_dir(id.as_str());
         if result.is_err() {
@@ -41,6 +41,10 @@ pub(crate) async fn start(
             if let Err(error) = runtime.delete(id.as_str(), true, deadline) {
                 tracing::warn!(container = %id, error = &error as &dyn std::error::Error,
                     "a failed restore left something behind");
+            }
+            // CRIU and every task it made live in the container's cgroup.
+            if let Err(error) = ctx.hierarchies.kill(&cgroup, crate::context::CLEAN_UP) {
+                tracing::warn!(container = %id, %error, "the cgroup of a failed restore stays");
             }
         }
         super::drop_mounts(&run_dir)?;
@@ -67,6 +71,7 @@ fn restore(
         .map_err(|error| Error::io("make directory", &run_dir, error))?;
     let mut mounts = rebuild_tmpfs(&directory, &run_dir, &spec, &manifest)?;
     mounts.extend(own_cgroups(ctx, &record));
+    staging::free_of_links(&directory, &mounts)?;
     fill_shm(ctx, sandbox, &directory)?;
     carry_log(&record, &directory)?;
     let config = RelayConfig {
@@ -81,7 +86,8 @@ fn restore(
     config
         .write(&relay_config)
         .map_err(|error| Error::failed("write the relay's configuration", error))?;
-    let (images, work) = (staging::images(&directory), staging::work(&directory));
+    let images = staging::images(&directory);
+    let work = tmpfs::work(&run_dir)?;
     let env = vec![
         ("PATH".to_owned(), relay_path(ctx)?),
         (

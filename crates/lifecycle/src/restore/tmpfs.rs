@@ -30,6 +30,25 @@ pub(crate) fn directory(run_dir: &Path) -> PathBuf {
     run_dir.join(DIRECTORY)
 }
 
+/// Bytes of CRIU's log and sockets; a CRIU that writes without end meets this.
+const WORK_BYTES: u64 = 64 << 20;
+
+/// Makes CRIU's work directory, which is bounded and goes with the other mounts.
+///
+/// # Errors
+///
+/// [`Error::Failed`].
+pub(crate) fn work(run_dir: &Path) -> Result<PathBuf, Error> {
+    let target = directory(run_dir).join("work");
+    let make = || -> std::io::Result<()> {
+        sys::fs::make_dir_all(&target, 0o700)?;
+        let mount = sys::mount::tmpfs(Some(WORK_BYTES), 0o700)?;
+        sys::mount::attach(&mount, &target)
+    };
+    make().map_err(|error| Error::io("make CRIU's work directory", &target, error))?;
+    Ok(target)
+}
+
 /// What a tmpfs of the spec is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {

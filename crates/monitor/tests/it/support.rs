@@ -74,6 +74,7 @@ impl Fixture {
             terminal,
             stdin: false,
             run_dir,
+            private_mounts: false,
             oom_files: vec![
                 PathBuf::from(format!("/sys/fs/cgroup/memory{cgroup}/memory.oom_control")),
                 PathBuf::from(format!("/sys/fs/cgroup{cgroup}/memory.events")),

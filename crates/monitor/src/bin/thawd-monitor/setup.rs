@@ -110,7 +110,7 @@ fn with_resources(
     }
     let argv = runtime_argv(&spec, console.as_ref());
     let program = argv.first().cloned().unwrap_or_default();
-    let runtime = spec
+    let command = spec
         .runtime_env
         .iter()
         .fold(Command::new(program.clone()), |command, (key, value)| {
@@ -120,9 +120,13 @@ fn with_resources(
         .cwd(&spec.bundle)
         .stdin(container_stdin)
         .stdout(Stdio::Fd(ends.stdout))
-        .stderr(Stdio::Fd(ends.stderr))
-        .spawn()
-        .map_err(failed_at("run", Path::new(&program)))?;
+        .stderr(Stdio::Fd(ends.stderr));
+    let runtime = if spec.private_mounts {
+        sys::ns::with_private_mounts(|| command.spawn())
+    } else {
+        command.spawn()
+    };
+    let runtime = runtime.map_err(failed_at("run", Path::new(&program)))?;
     Ok(Prepared {
         run_dir,
         signals,
