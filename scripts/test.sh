@@ -67,7 +67,7 @@ if [ -z "$filter" ]; then
     check "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
     if [ "$quick" = yes ]; then
         if [ "$(id -u)" = 0 ]; then
-            check "unit and in-process tests" cargo test --locked --workspace --exclude integration
+            check "unit and in-process tests" cargo test --locked --no-fail-fast --workspace --exclude integration
         else
             say "left out: tests that mount, trace or change namespaces (bundler, images, lifecycle," \
                 "sys, and those on real runc and CRIU); as root --quick runs them too"
@@ -88,7 +88,7 @@ if [ "$(id -u)" != 0 ]; then
 fi
 
 if [ -z "$filter" ]; then
-    check "unit and in-process tests" cargo test --locked --workspace --exclude integration
+    check "unit and in-process tests" cargo test --locked --no-fail-fast --workspace --exclude integration
     check "documentation" env RUSTDOCFLAGS="-D warnings" \
         cargo doc --locked --workspace --no-deps
 fi

@@ -6,7 +6,7 @@ use lifecycle::model::CheckpointRequest;
 use lifecycle::node::Node;
 use tonic::{Request, Status};
 
-use crate::convert::check::id;
+use crate::convert::check::{host_path, id};
 use crate::convert::time::{checkpoint_limit, rpc_deadline};
 use crate::layer::{About, about};
 use crate::{status, v1};
@@ -20,6 +20,7 @@ pub(super) async fn call(
     let request = request.into_inner();
     let container = id("container_id", request.container_id)?;
     about(About::Container, &container);
+    host_path("location", &request.location)?;
     let order = CheckpointRequest {
         // As it stands: a location is checked, not cleaned.
         location: PathBuf::from(request.location),
