@@ -4,54 +4,10 @@ use lifecycle::model::{
     CapabilityChange, ContainerId, NamespaceMode, NamespaceOptions, RequestedUser, SecurityContext,
     SecurityProfile, SelinuxOptions, SupplementalGroupsPolicy,
 };
+use lifecycle::spec::caps::NAMES;
 
 use super::check::{Checked, container_path, enumeration, id, invalid, no_nul, text, user_id};
 use crate::v1;
-
-/// Linux's capabilities without `CAP_`, in the order of their numbers (capabilities(7)).
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
 
 /// Whose namespaces are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -272,7 +228,7 @@ fn capability_names(field: &str, names: &[String]) -> Checked<Vec<String>> {
     let known = |(index, given): (usize, &String)| {
         let upper = given.to_ascii_uppercase();
         let plain = upper.strip_prefix("CAP_").unwrap_or(&upper);
-        if plain == "ALL" || CAPABILITIES.contains(&plain) {
+        if plain == "ALL" || NAMES.contains(&plain) {
             return Ok(plain.to_owned());
         }
         Err(invalid(

@@ -14,51 +14,7 @@ use serde_json::Value;
 
 use crate::checkpoint::mounts::strings;
 use crate::error::Error;
-
-/// Capability names by number (capabilities(7), `linux/capability.h`).
-const CAPABILITIES: [&str; 41] = [
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-];
+use crate::spec::caps::mask_of;
 
 /// Resource names by number (getrlimit(2), `asm-generic/resource.h`).
 const RESOURCES: [&str; 16] = [
@@ -127,9 +83,7 @@ fn number<T: TryFrom<i64>>(spec: &Value, pointer: &str) -> Option<T> {
 fn credentials(spec: &Value) -> Credentials {
     let set = |name: &str| {
         let names = strings(spec, &format!("/process/capabilities/{name}"));
-        names
-            .iter()
-            .fold(0_u64, |mask, name| mask | capability(name))
+        names.iter().fold(0_u64, |mask, name| mask | mask_of(name))
     };
     let groups = spec
         .pointer("/process/user/additionalGids")
@@ -152,14 +106,6 @@ fn credentials(spec: &Value) -> Credentials {
             .and_then(Value::as_bool)
             .unwrap_or(false),
     }
-}
-
-fn capability(name: &str) -> u64 {
-    let short = name.strip_prefix("CAP_").unwrap_or(name);
-    CAPABILITIES
-        .iter()
-        .position(|known| *known == short)
-        .map_or(0, |bit| 1 << bit)
 }
 
 fn rlimits(spec: &Value) -> BTreeMap<u32, u64> {

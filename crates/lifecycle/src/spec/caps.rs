@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::model::{CapabilityChange, SecurityContext};
 
 /// Names by number (capabilities(7), `linux/capability.h`), without `CAP_`.
-const NAMES: [&str; 41] = [
+pub const NAMES: [&str; 41] = [
     "CHOWN",
     "DAC_OVERRIDE",
     "DAC_READ_SEARCH",
@@ -72,6 +72,16 @@ const DEFAULT: [&str; 14] = [
 
 /// All capabilities that have a name here.
 const KNOWN: u64 = (1 << NAMES.len()) - 1;
+
+/// The mask of one capability by its name, with or without `CAP_`; 0 for an unknown one.
+#[must_use]
+pub fn mask_of(name: &str) -> u64 {
+    let short = name.strip_prefix("CAP_").unwrap_or(name);
+    NAMES
+        .iter()
+        .position(|known| *known == short)
+        .map_or(0, |bit| 1 << bit)
+}
 
 /// The five sets of a process as masks of capability numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
