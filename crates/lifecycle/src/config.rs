@@ -56,6 +56,16 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
+    /// The cgroup of the monitors: beside the pods' parent, so that two daemons on one host do not
+    /// share it, and outside the daemon's own, which its service manager kills.
+    #[must_use]
+    pub fn monitors_cgroup(&self) -> String {
+        match self.cgroup_parent.trim_end_matches('/') {
+            "" => "/thawd-monitors".to_owned(),
+            parent => format!("{parent}-monitors"),
+        }
+    }
+
     /// `<root>/containers/<id>`: bundle and restore staging of a container.
     #[must_use]
     pub fn container_dir(&self, id: &str) -> PathBuf {

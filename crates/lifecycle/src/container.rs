@@ -258,9 +258,10 @@ pub(crate) fn spawn_monitor(
         monitor: identity(started.monitor_pid)?,
         init: identity(started.container_pid)?,
     };
+    let group = ctx.config.monitors_cgroup();
     let out = ctx
         .hierarchies
-        .move_out_of_service(spawned.monitor.pid, "/thawd-monitors");
+        .move_out_of_service(spawned.monitor.pid, &group);
     if let Err(error) = out {
         debug!(container = id, %error, "the monitor stays in the daemon's cgroup");
     }
