@@ -7,12 +7,14 @@
 #   scripts/bench.sh --check                      fails when a ratio is worse than expected
 #
 # The daemon and the containers are private (own directories, cgroups, network and mount namespace)
-# and are removed at the end, also after Ctrl-C. What is measured how: integration/bench/mod.rs.
+# and are removed at the end, also after Ctrl-C. Both sides run at nice -20, the containers at 0, so
+# that other programs of the machine disturb them less. What is measured how:
+# integration/bench/mod.rs.
 . "$(dirname "$0")/lib/common.sh"
 
 case ${1:-} in
 -h | --help)
-    sed -n '2,10s/^# \{0,1\}//p' "$0"
+    sed -n '2,12s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
 esac
@@ -25,4 +27,4 @@ cd "$repo"
 quietly "building thawd (a first build takes some minutes, the next one seconds)" \
     cargo build --locked --release --bins \
     -p thawd -p monitor -p criu-rpc -p integration
-exec "${CARGO_TARGET_DIR:-$repo/target}/release/bench" "$@"
+exec nice -n -20 "${CARGO_TARGET_DIR:-$repo/target}/release/bench" "$@"

@@ -15,17 +15,20 @@ shows() { printf '    %-26s %s\n' "$1" "$2"; }
 
 cri() { "$bin/cri-call" "unix://$socket" "$@"; }
 
-# kills every process below our own cgroup, in whichever hierarchies the machine has, and removes it.
+# kills every process below our own cgroups (the pods' and the monitors'), in whichever hierarchies
+# the machine has, and removes them.
 remove_cgroups() {
-    local hierarchy pid round
+    local hierarchy pid round name
     for round in $(seq 50); do
         local left=no
         while read -r hierarchy; do
-            [ -d "$hierarchy/$cgroup" ] || continue
-            left=yes
-            while read -r pid; do kill -KILL "$pid" 2>/dev/null || true; done < <(
-                find "$hierarchy/$cgroup" -name cgroup.procs -exec cat {} + 2>/dev/null)
-            find "$hierarchy/$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || true
+            for name in "$hierarchy/$cgroup" "$hierarchy/$cgroup-monitors"; do
+                [ -d "$name" ] || continue
+                left=yes
+                while read -r pid; do kill -KILL "$pid" 2>/dev/null || true; done < <(
+                    find "$name" -name cgroup.procs -exec cat {} + 2>/dev/null)
+                find "$name" -depth -type d -exec rmdir {} + 2>/dev/null || true
+            done
         done < <(awk '$3 ~ /^cgroup2?$/ {print $2}' /proc/self/mounts)
         [ "$left" = yes ] || return 0
         [ "$round" = 50 ] || sleep 0.1
@@ -138,7 +141,7 @@ mkdir -p "$dir/logs/first" "$dir/logs/second"
 pod=$(cri run-pod first "$dir/logs/first" "/$cgroup/first")
 shows "pod" "${pod:0:13}, address $(cri pod-ip "$pod")"
 container=$(cri create "$pod" counter "$image" \
-    sh -c 'n=0; while :; do n=$((n + 1)); echo "count $n"; sleep 0.1; done')
+    sh -c 'trap "exit 0" TERM; n=0; while :; do n=$((n + 1)); echo "count $n"; sleep 0.1; done')
 cri start "$container"
 log=$dir/logs/first/counter.log
 wait_count "$log" 20

@@ -343,6 +343,7 @@ impl Drop for Thawd {
         }
         let failures = [
             cgroups::remove(&self.cgroup()).err(),
+            cgroups::remove(&format!("{}-monitors", self.cgroup())).err(),
             self.mounts()
                 .map(|mounts| {
                     for mount in mounts {
