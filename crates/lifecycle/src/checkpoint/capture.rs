@@ -56,6 +56,8 @@ pub(super) struct Taken {
     pub(super) descriptors: Vec<String>,
     pub(super) at: SystemTime,
     pub(super) frozen: Duration,
+    /// Bytes of the container's log that it had written when it was frozen.
+    pub(super) log_bytes: u64,
 }
 
 /// What a capturing thread brings back.
@@ -125,7 +127,15 @@ pub(super) fn take(
     let (pages, outcome) = (frame.pages, frame.outcome);
     drop(options);
     match (dumped, outcome) {
-        (Ok(report), Some(Ok(Files { sides, changes, at }))) => Ok(Taken {
+        (
+            Ok(report),
+            Some(Ok(Files {
+                sides,
+                changes,
+                at,
+                log_bytes,
+            })),
+        ) => Ok(Taken {
             pages,
             images,
             work,
@@ -135,6 +145,7 @@ pub(super) fn take(
             descriptors,
             at,
             frozen: report.frozen,
+            log_bytes,
         }),
         (dumped, outcome) => {
             pages.abort();
@@ -160,6 +171,7 @@ struct Files {
     sides: Vec<Side>,
     changes: CaptureReport,
     at: SystemTime,
+    log_bytes: u64,
 }
 
 struct Frame<'a> {
@@ -204,10 +216,11 @@ impl Frame<'_> {
                             }
                         }
                         Notify::PostDump => {
-                            let files = finish(std::mem::take(&mut sides), at).and_then(|files| {
-                                pages.drained(Deadline::at(until)).map_err(archive_error)?;
-                                Ok(files)
-                            });
+                            let files =
+                                finish(std::mem::take(&mut sides), job, at).and_then(|files| {
+                                    pages.drained(Deadline::at(until)).map_err(archive_error)?;
+                                    Ok(files)
+                                });
                             let refused = files.as_ref().err().map(|error| chain(error));
                             *outcome = Some(files);
                             if let Some(problem) = refused {
@@ -224,7 +237,11 @@ impl Frame<'_> {
 
 /// Waits for the captures and adds the names that CRIU made for files that have another name; it
 /// removes them right after `post-dump`.
-fn finish(threads: Vec<ScopedJoinHandle<'_, SideResult>>, at: SystemTime) -> Result<Files, Error> {
+fn finish(
+    threads: Vec<ScopedJoinHandle<'_, SideResult>>,
+    job: &Job,
+    at: SystemTime,
+) -> Result<Files, Error> {
     let (mut sides, mut changes, mut result) = (Vec::new(), CaptureReport::default(), Ok(()));
     // All are joined, so that none outlives the failure of another.
     for thread in threads {
@@ -249,7 +266,19 @@ fn finish(threads: Vec<ScopedJoinHandle<'_, SideResult>>, at: SystemTime) -> Res
             Err(error) => result = Err(error),
         }
     }
-    result.map(|()| Files { sides, changes, at })
+    // Taken last: the monitor has read by now what the container wrote before it was frozen.
+    let log = job
+        .container
+        .log_path
+        .as_ref()
+        .and_then(|path| std::fs::metadata(path).ok());
+    let log_bytes = log.map_or(0, |metadata| metadata.len());
+    result.map(|()| Files {
+        sides,
+        changes,
+        at,
+        log_bytes,
+    })
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Error> {

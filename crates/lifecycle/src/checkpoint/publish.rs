@@ -61,7 +61,7 @@ pub(super) fn publish(
         let list = taken.changes.deleted_files().map_err(archive_error)?;
         append(&mut writer, names::DELETED_FILES, &list)?;
     }
-    append_log(&mut writer, job)?;
+    append_log(&mut writer, job, taken.log_bytes)?;
     let facts = metadata::Facts {
         at: taken.at,
         frozen: taken.frozen,
@@ -114,23 +114,26 @@ fn append_images(writer: &mut ArchiveWriter, images: &OwnedFd) -> Result<(), Err
     Ok(())
 }
 
-/// The end of the container's log, from a line's beginning on.
-fn append_log(writer: &mut ArchiveWriter, job: &Job) -> Result<(), Error> {
+/// The end of the container's log as it was when the container was frozen, from a line's beginning
+/// on.
+fn append_log(writer: &mut ArchiveWriter, job: &Job, frozen_at: u64) -> Result<(), Error> {
     use std::io::{Read as _, Seek as _, SeekFrom};
     let Some(path) = &job.container.log_path else {
         return Ok(());
     };
     let failed = |error: std::io::Error| Error::io("read the container's log", path, error);
-    let mut file = match sys::fs::open_no_symlinks(path, OFlags::RDONLY | OFlags::CLOEXEC) {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = match rustix::fs::open(path, flags, rustix::fs::Mode::empty()) {
         Ok(fd) => File::from(fd),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(failed(error.into())),
     };
-    let length = file.metadata().map_err(failed)?.len();
+    // It may have been rotated since, and then all of it is newer.
+    let length = file.metadata().map_err(failed)?.len().min(frozen_at);
     let start = length.saturating_sub(LOG_BYTES);
     file.seek(SeekFrom::Start(start)).map_err(failed)?;
     let mut bytes = Vec::new();
-    file.take(LOG_BYTES)
+    file.take(length.saturating_sub(start))
         .read_to_end(&mut bytes)
         .map_err(failed)?;
     let begin = match start {
