@@ -33,6 +33,8 @@ type Memory = Arc<Vec<AtomicU64>>;
 /// # Errors
 /// When the two files cannot be used.
 pub(super) fn run(mib: u64, seed: u64) -> Result<()> {
+    // The benchmark may run at a high priority, which a container is not granted at its restore.
+    rustix::process::setpriority_process(None, 0)?;
     let inside = Arc::new(Inside::open()?);
     let words = mib * 1024 * 1024 / 8;
     let fill = |at| match at % PAGE_WORDS {

@@ -70,8 +70,8 @@ fn restore(
     sys::fs::make_dir_all(&run_dir, 0o700)
         .map_err(|error| Error::io("make directory", &run_dir, error))?;
     let mut mounts = rebuild_tmpfs(&directory, &run_dir, &spec, &manifest)?;
-    mounts.extend(own_cgroups(ctx, &record));
     staging::free_of_links(&directory, &mounts)?;
+    mounts.extend(own_cgroups(ctx, &record));
     fill_shm(ctx, sandbox, &directory)?;
     carry_log(&record, &directory)?;
     let config = RelayConfig {
