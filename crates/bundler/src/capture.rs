@@ -3,7 +3,8 @@
 //! CRIU finds `pages-1.img` to `pages-N.img` in its images directory as named pipes and splices
 //! the processes' pages into them, one file after the other. One thread here splices them on to
 //! where they stay in the archive; a second one follows, starts the write-back and digests what
-//! it reads back from the page cache.
+//! it reads back from the page cache: at once where there are processors enough, otherwise after
+//! the container runs again.
 //!
 //! ```text
 //!   CRIU ──splice──▶ pages-1.img (pipe) ──splice──▶ archive, page cache ──write-back──▶ disk

@@ -34,6 +34,10 @@ const PIECES_AT_ONCE: usize = 2;
 /// memory on the kernel starts it anyway, and from a fifth on it makes writers wait
 /// (`dirty_background_ratio`, `dirty_ratio`).
 const MAX_DIRTY_BYTES: u64 = 1 << 30;
+/// With fewer processors than this nothing is digested while the container stands: CRIU and the
+/// thread that moves the pages need two. Measured on two (256 MiB, medians of five): in the file
+/// after 115 ms without digesting and 152 ms with it, digested after 317 and 353 ms.
+const ENOUGH_PROCESSORS: usize = 4;
 
 /// Digests of page images by their number, in the making.
 #[derive(Debug)]
@@ -56,6 +60,8 @@ impl Digests {
             digest: Sha256::new(),
             done: HashMap::new(),
             buffer: vec![0; READ_BYTES],
+            patient: std::thread::available_parallelism()
+                .is_ok_and(|processors| processors.get() < ENOUGH_PROCESSORS),
         };
         let thread = std::thread::Builder::new()
             .name("page-digests".to_owned())
@@ -99,6 +105,8 @@ struct Follower {
     digest: Sha256,
     done: HashMap<u32, String>,
     buffer: Vec<u8>,
+    /// Whether everything waits for the container to run again.
+    patient: bool,
 }
 
 impl Follower {
@@ -207,7 +215,7 @@ impl Follower {
                 ..
             })
         );
-        direct && !self.signal.draining()
+        (direct || self.patient) && !self.signal.draining()
     }
 
     fn digest(&mut self, mut offset: u64, mut length: u64) -> io::Result<()> {
