@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what thawd needs to be built and run on Debian 12 or 13, and CRIU where the
-# distribution's is too old for the kernel. With --tests also what the tests need.
+# distribution's is too old for the kernel. With --tests also what the tests need, a crun that can
+# restore among it.
 # Does nothing, quickly, when nothing is missing.
 . "$(dirname "$0")/lib/common.sh"
 
@@ -30,7 +31,6 @@ runtime_packages=(
     ca-certificates:/etc/ssl/certs/ca-certificates.crt
 )
 test_packages=(
-    crun:crun
     nftables:nft
     busybox:busybox
     python3:python3
@@ -92,3 +92,4 @@ if [ "$tests" = yes ]; then
 fi
 
 "$repo/scripts/install-criu.sh"
+[ "$tests" = no ] || "$repo/scripts/install-crun.sh"
