@@ -8,13 +8,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use sys::process::Deadline;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::checkpoint;
 use crate::config::NodeConfig;
-use crate::context::{Context, blocking, with};
+use crate::context::{Context, STEP, blocking, with};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::model::{
@@ -83,7 +84,7 @@ impl Node {
             host: crate::spec::host::HostFacts::probe(&hierarchies)
                 .map_err(failed("look at the host"))?,
             runtimes: Runtimes::probe(&config, &hierarchies),
-            engine: Engine::new(),
+            engine: Engine::default(),
             config,
             boot_id,
             store,
@@ -105,8 +106,13 @@ impl Node {
         }
         let probing = Arc::clone(&ctx);
         ctx.tracker.spawn(async move {
-            // Only warms the cache; a checkpoint asks again and reports.
-            drop(blocking(move || probing.engine.usable(&probing.config).map(drop)).await);
+            // Nobody waits for it: who needs CRIU sooner joins this probe, and reports.
+            let warm = move || {
+                let none = checkpoint::Cancel::new();
+                let engine = &probing.engine;
+                engine.usable(&probing.config, Deadline::after(STEP), &none)
+            };
+            drop(blocking(warm).await);
         });
         Ok(node)
     }

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub(crate) use cancel::{Cancel, CancelOnDrop, Reason};
+use sys::process::Deadline;
 use tracing::info;
 
 use crate::context::{Context, with};
@@ -100,7 +101,9 @@ fn perform(
     deadline: Instant,
 ) -> Result<(), Error> {
     let location = validate::location(&job.request.location)?;
-    let engine = ctx.engine.usable(&ctx.config)?;
+    let engine = ctx
+        .engine
+        .usable(&ctx.config, Deadline::at(deadline), &job.cancel)?;
     let ContainerState::Running { init } = job.container.state else {
         return Err(Error::Precondition(format!(
             "container {} is not running",

@@ -8,8 +8,10 @@ use std::time::SystemTime;
 
 use criu_rpc::relay::RelayConfig;
 use rustix::fs::OFlags;
+use sys::process::Deadline;
 
 use super::{staging, tmpfs};
+use crate::checkpoint::Cancel;
 use crate::container::{self, Run};
 use crate::context::{Context, with};
 use crate::error::{Error, chain};
@@ -37,7 +39,7 @@ pub(crate) async fn start(
         let run_dir = ctx.config.container_run_dir(id.as_str());
         if result.is_err() {
             let runtime = ctx.runtimes.get(&sandbox.handler)?;
-            let deadline = sys::process::Deadline::after(crate::context::CLEAN_UP);
+            let deadline = Deadline::after(crate::context::CLEAN_UP);
             if let Err(error) = runtime.delete(id.as_str(), true, deadline) {
                 tracing::warn!(container = %id, error = &error as &dyn std::error::Error,
                     "a failed restore left something behind");
@@ -61,7 +63,8 @@ fn restore(
     let id = record.id.as_str();
     let directory = ctx.config.container_dir(id);
     let run_dir = ctx.config.container_run_dir(id);
-    let engine = ctx.engine.usable(&ctx.config)?;
+    let patience = Deadline::after(ctx.config.checkpoint.restore_timeout);
+    let engine = ctx.engine.usable(&ctx.config, patience, &Cancel::new())?;
     let path = directory.join("config.json");
     let bytes = std::fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
     let spec: serde_json::Value = serde_json::from_slice(&bytes)
