@@ -1,17 +1,15 @@
 //! A blocking CRI client over a unix socket, as a kubelet would talk to thawd.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use cri_server::v1;
 use cri_server::v1::image_service_client::ImageServiceClient;
 use cri_server::v1::runtime_service_client::RuntimeServiceClient;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Request, Status};
 
 /// Largest message, as in the kubelet's client.
@@ -52,15 +50,10 @@ impl Cri {
             .enable_all()
             .build()
             .context("starting tokio")?;
-        let path: PathBuf = socket.to_owned();
-        let connector = tower::service_fn(move |_| {
-            let path = path.clone();
-            async move { UnixStream::connect(path).await.map(TokioIo::new) }
-        });
+        let address = format!("unix://{}", socket.display());
         // The authority that the kubelet's and crictl's client send.
-        let endpoint = Endpoint::from_static("http://localhost");
-        let channel =
-            tokio.block_on(async move { endpoint.connect_with_connector_lazy(connector) });
+        let endpoint = Endpoint::from_shared(address)?.origin(Uri::from_static("http://localhost"));
+        let channel = tokio.block_on(async move { endpoint.connect_lazy() });
         let runtime = RuntimeServiceClient::new(channel.clone());
         let images = ImageServiceClient::new(channel);
         Ok(Self {

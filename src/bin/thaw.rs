@@ -74,7 +74,8 @@ fn main() -> ExitCode {
         Err(error) => {
             use std::io::Write as _;
             // Nothing is left to do when standard error is gone too.
-            drop(writeln!(std::io::stderr(), "thaw: {error:#}"));
+            let told = lifecycle::error::chain(error.as_ref());
+            drop(writeln!(std::io::stderr(), "thaw: {told}"));
             ExitCode::FAILURE
         }
     }

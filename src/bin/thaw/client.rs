@@ -7,23 +7,10 @@ use anyhow::{Context as _, anyhow};
 use cri_server::v1;
 use cri_server::v1::image_service_client::ImageServiceClient;
 use cri_server::v1::runtime_service_client::RuntimeServiceClient;
-use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 
 /// Time for one call; an import copies and unpacks layers.
 const CALL: Duration = Duration::from_secs(1800);
-
-/// Opens the channel; the authority is what the kubelet's client sends.
-async fn open(socket: PathBuf) -> Result<Channel, tonic::transport::Error> {
-    let connector = tower::service_fn(move |_| {
-        let socket = socket.clone();
-        async move { UnixStream::connect(socket).await.map(TokioIo::new) }
-    });
-    Endpoint::from_static("http://localhost")
-        .connect_with_connector(connector)
-        .await
-}
 
 /// A connection to the daemon.
 #[derive(Debug)]
@@ -36,11 +23,12 @@ impl Client {
     /// Connects to `address`.
     pub(crate) fn connect(address: &str) -> anyhow::Result<Self> {
         let socket = thawd::config::socket_path(address)?;
+        let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
         let channel = runtime
-            .block_on(open(socket))
+            .block_on(endpoint.connect())
             .with_context(|| format!("connect to thawd at {address} (is it running? --address or THAWD_ADDRESS name another socket)"))?;
         Ok(Self { runtime, channel })
     }
