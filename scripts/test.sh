@@ -93,6 +93,12 @@ if [ -z "$filter" ]; then
         cargo doc --locked --workspace --no-deps
 fi
 check "release build" cargo build --locked --release --workspace --bins
+if [ -z "$filter" ]; then
+    # Not the debug build: the one that stands beside each container.
+    check "the monitor's memory" env \
+        THAWD_TEST_MONITOR="${CARGO_TARGET_DIR:-$repo/target}/release/thawd-monitor" \
+        cargo test --locked -p monitor --test it -- --nocapture 2_mib
+fi
 check "test images" bash -c '
     set -e
     for variant in base workload redis python; do

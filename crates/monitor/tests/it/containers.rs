@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use monitor::{Client, Error, MonitorSpec, probe_alive, read_exit};
 use serde_json::json;
 
-use crate::support::{Fixture, MONITOR, PATIENCE, await_end, deadline, until, wait, write};
+use crate::support::{Fixture, PATIENCE, await_end, deadline, monitor, until, wait, write};
 
 #[test]
 fn death_by_signal_is_told_apart_from_a_code() {
@@ -94,7 +94,7 @@ fn signals_do_not_end_a_monitor_and_a_second_one_is_refused() {
     for signal in [1, 2, 13, 15] {
         sys::pidfd::send_signal(&pidfd, signal).unwrap();
     }
-    let error = monitor::spawn(Path::new(MONITOR), &fixture.spec, deadline()).unwrap_err();
+    let error = monitor::spawn(monitor(), &fixture.spec, deadline()).unwrap_err();
     assert!(
         error.to_string().contains("another monitor answers here"),
         "{error}"
@@ -214,7 +214,7 @@ fn spawner_process() {
         return;
     };
     let spec: MonitorSpec = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    monitor::spawn(Path::new(MONITOR), &spec, deadline()).unwrap();
+    monitor::spawn(monitor(), &spec, deadline()).unwrap();
     // Says so by a file, then waits to be killed.
     write(&spec.run_dir.join("spawned"), b"");
     let (never, _writer) = std::io::pipe().unwrap();
@@ -250,7 +250,11 @@ fn a_monitor_keeps_nothing_of_who_started_it() {
     let leaky = fixture.temp.path().join("leaky");
     write(
         &leaky,
-        format!("#!/bin/sh\nexec 7</etc/passwd\nexec {MONITOR} \"$@\"\n").as_bytes(),
+        format!(
+            "#!/bin/sh\nexec 7</etc/passwd\nexec {} \"$@\"\n",
+            monitor().display()
+        )
+        .as_bytes(),
     );
     std::fs::set_permissions(&leaky, std::fs::Permissions::from_mode(0o700)).unwrap();
     let started = monitor::spawn(&leaky, &fixture.spec, deadline()).unwrap();

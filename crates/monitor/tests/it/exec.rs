@@ -6,7 +6,7 @@ use oci_runtime::{Error, ExecArgs, ExecOutput};
 use serde_json::json;
 use sys::process::{Deadline, ExitStatus, OutputLimits};
 
-use crate::support::{self, Fixture, MONITOR, deadline};
+use crate::support::{self, Fixture, deadline, monitor};
 
 const LIMITS: OutputLimits = OutputLimits {
     max_stdout_bytes: 1 << 20,
@@ -15,7 +15,7 @@ const LIMITS: OutputLimits = OutputLimits {
 
 fn running() -> Fixture {
     let mut fixture = Fixture::new("exec sleep 600");
-    fixture.runtime.exec_helper = Some(MONITOR.into());
+    fixture.runtime.exec_helper = Some(monitor().into());
     fixture.spawn();
     fixture.start();
     fixture

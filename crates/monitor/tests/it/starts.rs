@@ -7,14 +7,12 @@ use monitor::{Client, Error, read_exit};
 use serde_json::json;
 use sys::process::Deadline;
 
-use crate::support::{Fixture, MONITOR, await_end, deadline, until, write};
+use crate::support::{Fixture, await_end, deadline, monitor, until, write};
 
 #[test]
 fn a_failed_create_is_told_in_the_runtime_s_words_and_leaves_no_monitor() {
     let fixture = Fixture::with("", |config| config["process"]["cwd"] = json!("relative"));
-    let Err(Error::Runtime(failure)) =
-        monitor::spawn(Path::new(MONITOR), &fixture.spec, deadline())
-    else {
+    let Err(Error::Runtime(failure)) = monitor::spawn(monitor(), &fixture.spec, deadline()) else {
         panic!("a relative working directory is refused")
     };
     assert!(!failure.status.success());
@@ -33,7 +31,7 @@ fn a_failed_create_is_told_in_the_runtime_s_words_and_leaves_no_monitor() {
 #[test]
 fn a_missing_program_fails_in_the_runtime_s_words() {
     let fixture = Fixture::with("", |config| config["process"]["args"] = json!(["/no/such"]));
-    let error = monitor::spawn(Path::new(MONITOR), &fixture.spec, deadline()).unwrap_err();
+    let error = monitor::spawn(monitor(), &fixture.spec, deadline()).unwrap_err();
     assert!(
         error
             .to_string()
@@ -46,7 +44,7 @@ fn a_missing_program_fails_in_the_runtime_s_words() {
 fn a_runtime_that_cannot_be_run_or_hangs_is_told() {
     let mut fixture = Fixture::new("");
     fixture.spec.runtime_argv = vec!["/no/such/runtime".into()];
-    let error = monitor::spawn(Path::new(MONITOR), &fixture.spec, deadline()).unwrap_err();
+    let error = monitor::spawn(monitor(), &fixture.spec, deadline()).unwrap_err();
     let Error::Setup {
         action, message, ..
     } = &error
@@ -59,14 +57,14 @@ fn a_runtime_that_cannot_be_run_or_hangs_is_told() {
     fixture.spec.runtime_argv = vec!["sleep".into(), "600".into()];
     let limit = Deadline::after(Duration::from_millis(300));
     let begun = Instant::now();
-    let error = monitor::spawn(Path::new(MONITOR), &fixture.spec, limit).unwrap_err();
+    let error = monitor::spawn(monitor(), &fixture.spec, limit).unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(4));
 
     // What a runtime writes without a log is quoted, and a wrong log path names itself.
     let script = "echo first >&2; echo last words >&2; exit 7";
     fixture.spec.runtime_argv = ["sh", "-c", script].map(Into::into).into();
-    let error = monitor::spawn(Path::new(MONITOR), &fixture.spec, deadline()).unwrap_err();
+    let error = monitor::spawn(monitor(), &fixture.spec, deadline()).unwrap_err();
     let Error::Runtime(failure) = error else {
         panic!("{error}")
     };
@@ -76,7 +74,7 @@ fn a_runtime_that_cannot_be_run_or_hangs_is_told() {
     let file = fixture.temp.path().join("file");
     write(&file, b"");
     fixture.spec.log_path = Some(file.join("0.log"));
-    let error = monitor::spawn(Path::new(MONITOR), &fixture.spec, deadline()).unwrap_err();
+    let error = monitor::spawn(monitor(), &fixture.spec, deadline()).unwrap_err();
     assert!(error.to_string().contains("file/0.log"), "{error}");
 
     let missing = Path::new("/no/such/monitor");
@@ -110,7 +108,7 @@ fn the_runtime_gets_arguments_environment_and_working_directory() {
     .map(Into::into)
     .into();
     fixture.spec.runtime_env = vec![("THAWD_RELAY_CONFIG".into(), "/x y.json".into())];
-    let error = monitor::spawn(Path::new(MONITOR), &fixture.spec, deadline()).unwrap_err();
+    let error = monitor::spawn(monitor(), &fixture.spec, deadline()).unwrap_err();
     assert!(matches!(error, Error::Runtime(_)), "{error}");
     let text = std::fs::read_to_string(report).unwrap();
     let bundle = fixture.spec.bundle.display();
@@ -178,7 +176,7 @@ fn a_failed_runtime_s_processes_are_killed() {
     for script in scripts {
         let fixture = with_fake_runtime(script);
         let limit = Deadline::after(Duration::from_secs(1));
-        let error = monitor::spawn(Path::new(MONITOR), &fixture.spec, limit).unwrap_err();
+        let error = monitor::spawn(monitor(), &fixture.spec, limit).unwrap_err();
         assert!(
             matches!(
                 error,

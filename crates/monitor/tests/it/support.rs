@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use monitor::{Client, ExitRecord, MonitorSpec, Started, VERSION};
@@ -10,7 +11,16 @@ use oci_runtime::OciRuntime;
 use serde_json::{Value, json};
 use sys::process::Deadline;
 
-pub(crate) const MONITOR: &str = env!("CARGO_BIN_EXE_thawd-monitor");
+/// The program under test: the one built with this test, or `THAWD_TEST_MONITOR`, so that a release
+/// build's memory is measured without a release build of the tests.
+pub(crate) fn monitor() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let chosen = std::env::var_os("THAWD_TEST_MONITOR");
+        let program = chosen.unwrap_or_else(|| env!("CARGO_BIN_EXE_thawd-monitor").into());
+        std::fs::canonicalize(&program).unwrap_or_else(|error| panic!("{program:?}: {error}"))
+    })
+}
 
 /// Long enough for a busy machine, short enough to notice.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -89,7 +99,7 @@ impl Fixture {
     }
 
     pub(crate) fn spawn(&self) -> Started {
-        monitor::spawn(Path::new(MONITOR), &self.spec, deadline()).unwrap()
+        monitor::spawn(monitor(), &self.spec, deadline()).unwrap()
     }
 
     pub(crate) fn start(&self) {
