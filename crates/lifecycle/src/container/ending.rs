@@ -1,0 +1,201 @@
+//! The end of a container: signals, its exit record, and what it leaves behind.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use sys::process::Deadline;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::context::{CLEAN_UP, Context, STEP, with};
+use crate::error::Error;
+use crate::model::Exit;
+use crate::record::{ContainerRecord, ContainerState, ProcessId};
+use crate::restore;
+
+/// How long a container may take to vanish after SIGKILL.
+const KILL_WAIT: Duration = Duration::from_secs(20);
+
+/// Ends a container: its stop signal, then SIGKILL at `kill_at`.
+///
+/// # Errors
+///
+/// [`Error::Deadline`] when it does not even end on SIGKILL.
+pub(crate) async fn stop(
+    ctx: &Arc<Context>,
+    handler: &str,
+    record: &ContainerRecord,
+    mut kill_at: watch::Receiver<Instant>,
+    mut ended: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    let created = matches!(record.state, ContainerState::Created { .. });
+    if !created && *kill_at.borrow() > Instant::now() {
+        signal(ctx, handler, record, record.stop_signal).await?;
+        loop {
+            let until = *kill_at.borrow_and_update();
+            tokio::select! {
+                _ = ended.wait_for(|ended| *ended) => break,
+                () = tokio::time::sleep_until(until) => break,
+                changed = kill_at.changed() => if changed.is_err() { break },
+            }
+        }
+    }
+    if !*ended.borrow() {
+        signal(ctx, handler, record, 9).await?;
+        let wait = tokio::time::timeout(KILL_WAIT, ended.wait_for(|ended| *ended)).await;
+        let known = record.init().is_some_and(ProcessId::exists);
+        if wait.is_err() && known {
+            return Err(Error::Deadline(format!(
+                "container {} did not end within {} s of SIGKILL",
+                record.id,
+                KILL_WAIT.as_secs()
+            )));
+        }
+    }
+    clean_up(ctx, handler, record).await;
+    Ok(())
+}
+
+async fn signal(
+    ctx: &Arc<Context>,
+    handler: &str,
+    record: &ContainerRecord,
+    signal: i32,
+) -> Result<(), Error> {
+    let (handler, record) = (handler.to_owned(), record.clone());
+    with(ctx, move |ctx| {
+        let Some(init) = record.init() else {
+            return Ok(());
+        };
+        if !init.exists() {
+            return Ok(());
+        }
+        let runtime = ctx.runtimes.get(&handler)?;
+        let sent = runtime.kill(record.id.as_str(), signal, false, Deadline::after(STEP));
+        match sent {
+            Err(error) if init.exists() => Err(Error::failed(
+                format!("send signal {signal} to container {}", record.id),
+                error,
+            )),
+            _ => Ok(()),
+        }
+    })
+    .await
+}
+
+/// Waits until the container's monitor, or without one its first process, has ended.
+///
+/// Returns what the monitor recorded; `None` when it left no record.
+pub(crate) async fn wait_exit(ctx: &Arc<Context>, record: &ContainerRecord) -> Option<Exit> {
+    for process in [record.monitor, record.init()].into_iter().flatten() {
+        if !process.exists() {
+            continue;
+        }
+        if let Err(error) = wait_process(process).await {
+            warn!(container = %record.id, pid = process.pid, %error, "cannot wait for a process");
+        }
+    }
+    let run_dir = ctx.config.container_run_dir(record.id.as_str());
+    match monitor::read_exit(&run_dir) {
+        Ok(exit) => exit.map(|exit| exit_of(&exit)),
+        Err(error) => {
+            warn!(container = %record.id, %error, "the exit record cannot be read");
+            None
+        }
+    }
+}
+
+async fn wait_process(process: ProcessId) -> std::io::Result<()> {
+    let pidfd = sys::pidfd::open(process.pid)?;
+    if !process.exists() {
+        return Ok(());
+    }
+    #[expect(
+        deprecated,
+        reason = "its hole is a type whose descriptor changes; OwnedFd's cannot"
+    )]
+    let pidfd = AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)?;
+    drop(pidfd.readable().await?);
+    // Ours to reap only while this daemon is its parent.
+    drop(sys::pidfd::wait_child(pidfd.get_ref()));
+    Ok(())
+}
+
+pub(crate) fn exit_of(exit: &monitor::ExitRecord) -> Exit {
+    let reason = match (exit.oom_killed, exit.code) {
+        (true, _) => "OOMKilled",
+        (false, 0) => "Completed",
+        (false, _) => "Error",
+    };
+    Exit {
+        code: exit.code,
+        finished_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(exit.finished_at_ns),
+        oom_killed: exit.oom_killed,
+        reason: reason.to_owned(),
+        message: String::new(),
+    }
+}
+
+/// Frees what an ended container still holds in the kernel: leftover processes, its cgroup, the
+/// OCI runtime's state. Failures are logged; removal tries again.
+pub(crate) async fn clean_up(ctx: &Arc<Context>, handler: &str, record: &ContainerRecord) {
+    let (handler, id) = (handler.to_owned(), record.id.clone());
+    let result = with(ctx, move |ctx| forget_processes(ctx, &handler, id.as_str())).await;
+    if let Err(error) = result {
+        warn!(container = %record.id, error = &error as &dyn std::error::Error,
+            "cleaning up after a container failed");
+    }
+}
+
+pub(super) fn forget_processes(ctx: &Context, handler: &str, id: &str) -> Result<(), Error> {
+    let runtime = ctx.runtimes.get(handler)?;
+    runtime
+        .delete(id, true, Deadline::after(CLEAN_UP))
+        .map_err(|error| Error::failed(format!("delete container {id}"), error))?;
+    restore::drop_mounts(&ctx.config.container_run_dir(id))
+}
+
+/// Ends a container if it has not ended, and removes everything it had but its record.
+///
+/// # Errors
+///
+/// The steps that failed; all are tried.
+pub(crate) async fn remove(
+    ctx: &Arc<Context>,
+    handler: &str,
+    record: &ContainerRecord,
+    mut ended: watch::Receiver<bool>,
+) -> Result<(), Error> {
+    if record.init().is_some() && !*ended.borrow() {
+        signal(ctx, handler, record, 9).await?;
+        drop(tokio::time::timeout(KILL_WAIT, ended.wait_for(|ended| *ended)).await);
+    }
+    let (owned_handler, id) = (handler.to_owned(), record.id.clone());
+    let processes = with(ctx, move |ctx| forget(ctx, &owned_handler, id.as_str())).await;
+    let rootfs = ctx
+        .images
+        .remove_rootfs(record.id.as_str())
+        .await
+        .map_err(|error| {
+            Error::failed(
+                format!("remove the files of container {}", record.id),
+                error,
+            )
+        });
+    processes.and(rootfs)
+}
+
+pub(super) fn forget(ctx: &Context, handler: &str, id: &str) -> Result<(), Error> {
+    let mut result = forget_processes(ctx, handler, id);
+    for directory in [
+        ctx.config.container_run_dir(id),
+        ctx.config.container_dir(id),
+    ] {
+        if let Err(error) = sys::fs::remove_tree(&directory) {
+            result = result.and(Err(Error::io("remove", directory, error)));
+        }
+    }
+    result
+}
