@@ -19,6 +19,8 @@
 //!   the runtime, and puts its own numbers in their place: CRIU opens them through the `/proc` entry
 //!   of whoever made the socket. Numbers in `inherit_fd` belong to the CRIU process and stay: it
 //!   inherits what the relay inherited, under the same numbers.
+//! - For a runtime that does not put it there (crun), it joins the container's cgroup itself, and
+//!   keeps the restored tasks frozen until limits and device rules are set; see [`CgroupEntry`].
 //! - It edits RESTORE requests as [`RelayConfig`] says. Fields it does not know pass unchanged.
 //! - With `hold_socket` it delays the runtime's answer to the stage `post-restore`: all tasks are
 //!   rebuilt, none has run, the runtime knows them, and CRIU still removes them when it is told to
@@ -31,6 +33,7 @@
 //! its own failures are told to the runtime as CRIU's would be. Anything but `swrk` in its arguments
 //! makes it become CRIU unchanged.
 
+mod cgroup;
 mod config;
 mod edit;
 mod forward;
@@ -45,7 +48,7 @@ use std::process::ExitCode;
 
 use sys::process::{Command, take_inherited};
 
-pub use config::{CONFIG_VARIABLE, ConfigError, RelayConfig};
+pub use config::{CONFIG_VARIABLE, CgroupEntry, ConfigError, RelayConfig};
 pub use hold::{HeldRestore, HoldError};
 
 use forward::Relay;

@@ -176,6 +176,19 @@ pub fn with_private_mounts<T>(work: impl FnOnce() -> io::Result<T>) -> io::Resul
     result
 }
 
+/// Gives the calling thread a cgroup namespace of its own, whose root is the cgroup it is in
+/// (cgroup_namespaces(7)). For processes with one thread; elsewhere the others would stay.
+///
+/// # Errors
+///
+/// What unshare(2) returns.
+pub fn unshare_cgroup() -> io::Result<()> {
+    // SAFETY: only the cgroup namespace is unshared, never the descriptor table (CLONE_FILES) that
+    // other threads would rely on.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWCGROUP) }?;
+    Ok(())
+}
+
 /// Sets the host name of the calling thread's UTS namespace.
 ///
 /// # Errors
@@ -264,6 +277,20 @@ mod tests {
         unpin(&dir.path().join("net")).unwrap();
         unpin(&dir.path().join("net")).unwrap();
         assert!(!dir.path().join("uts").exists());
+    }
+
+    #[test]
+    fn a_cgroup_namespace_begins_where_the_thread_is() {
+        let (path, before, after) = on_thread(|| {
+            let link = || std::fs::read_link("/proc/thread-self/ns/cgroup");
+            let before = link()?;
+            unshare_cgroup()?;
+            let text = std::fs::read_to_string("/proc/thread-self/cgroup")?;
+            Ok((text, before, link()?))
+        })
+        .unwrap();
+        assert_ne!(before, after);
+        assert!(path.lines().all(|line| line.ends_with(":/")), "{path}");
     }
 
     #[test]

@@ -67,6 +67,27 @@ pub struct RelayConfig {
     /// Set `evasive_devices`.
     #[serde(default)]
     pub evasive_devices: Option<bool>,
+    /// The cgroup that a restore's tasks are to be born in, where the runtime has not put the relay
+    /// there.
+    #[serde(default)]
+    pub cgroup: Option<CgroupEntry>,
+    /// Restore into a new cgroup namespace, whose root is the cgroup that the relay is in: CRIU
+    /// makes none when it does not manage cgroups, and tasks would see the host's whole tree.
+    #[serde(default)]
+    pub cgroup_namespace: bool,
+}
+
+/// A cgroup to restore into; see [`RelayConfig::cgroup`]. It must exist when the request comes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CgroupEntry {
+    /// Its directories, one a hierarchy.
+    pub directories: Vec<PathBuf>,
+    /// v2 only: another cgroup, for relay and CRIU once the tasks are rebuilt. The tasks then stand
+    /// still until somebody writes 0 into `cgroup.freeze`, which is to be done when the runtime has
+    /// set what it sets last.
+    #[serde(default)]
+    pub wait_outside: Option<PathBuf>,
 }
 
 /// A configuration that cannot be used.
@@ -122,6 +143,8 @@ impl RelayConfig {
             hold_socket: None,
             lazy_pages: None,
             evasive_devices: None,
+            cgroup: None,
+            cgroup_namespace: false,
         }
     }
 
@@ -205,6 +228,11 @@ mod tests {
             ext_mounts: vec![("/etc/hosts".into(), "/run/pod/hosts".into())],
             hold_socket: Some("/run/thawd/hold.sock".into()),
             lazy_pages: Some(true),
+            cgroup: Some(CgroupEntry {
+                directories: vec!["/sys/fs/cgroup/pods/a".into()],
+                wait_outside: Some("/sys/fs/cgroup/monitors".into()),
+            }),
+            cgroup_namespace: true,
             ..RelayConfig::new("/usr/sbin/criu")
         };
         config.write(&path).unwrap();

@@ -13,6 +13,7 @@ use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 use sys::process::{Child, Command, Deadline, ExitStatus, Stdio};
 use sys::socket::{self, Received};
 
+use super::cgroup::{self, Entered};
 use super::edit::{ClientNumbers, Request};
 use super::hold::{Answer, Connection};
 use super::{ConfigError, FAILED, RelayConfig, with_causes};
@@ -26,6 +27,8 @@ const GRACE: Duration = Duration::from_secs(30);
 const RETRY: Duration = Duration::from_millis(50);
 /// How CRIU calls the stage at which all tasks are rebuilt, the last that can be refused.
 const POST_RESTORE: &[u8] = b"post-restore";
+/// The stage after, the last at which no task has run.
+const PRE_RESUME: &[u8] = b"pre-resume";
 
 /// Why the relay cannot do its part.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +42,8 @@ enum Failure {
     },
     #[error("cannot open {what}")]
     Open { what: String, source: io::Error },
+    #[error("cannot restore into the container's cgroup")]
+    Cgroup(#[source] io::Error),
     #[error("the runtime's request cannot be read")]
     Request(#[source] super::wire::Malformed),
     #[error("cannot relay")]
@@ -86,7 +91,11 @@ impl Relay {
             .unwrap_or_default()
             .r#type();
         let config = config?;
-        let mut talk = Talk::start(self, &config)?;
+        let entered = match self.asked {
+            CriuReqType::Restore => cgroup::enter(&config).map_err(Failure::Cgroup)?,
+            _ => Entered::default(),
+        };
+        let mut talk = Talk::start(self, &config, entered)?;
         talk.pass_request(first)?;
         let status = talk.relay()?;
         Ok(status.code_or_128_plus_signal())
@@ -116,6 +125,7 @@ struct Talk<'a> {
     config: &'a RelayConfig,
     /// What CRIU opens through our `/proc/PID/fd`.
     opened: Vec<OwnedFd>,
+    entered: Entered,
     /// The root task, once CRIU told it.
     root: Option<u32>,
     /// Whether the runtime's next packet answers the stage at which all tasks are rebuilt.
@@ -131,7 +141,11 @@ impl Drop for Talk<'_> {
 }
 
 impl<'a> Talk<'a> {
-    fn start(relay: &'a mut Relay, config: &'a RelayConfig) -> Result<Self, Failure> {
+    fn start(
+        relay: &'a mut Relay,
+        config: &'a RelayConfig,
+        entered: Entered,
+    ) -> Result<Self, Failure> {
         let (criu, theirs) = socket::seqpacket_pair()?;
         let mut command = Command::new(&config.criu)
             .args(["--no-default-config", "swrk"])
@@ -155,6 +169,7 @@ impl<'a> Talk<'a> {
             child,
             config,
             opened: Vec::new(),
+            entered,
             root: None,
             rebuilt: false,
         })
@@ -279,6 +294,10 @@ impl<'a> Talk<'a> {
             let pid = notify.pid.and_then(|pid| u32::try_from(pid).ok());
             self.root = pid.filter(|pid| *pid > 0).or(self.root);
             self.rebuilt = notify.script() == POST_RESTORE;
+            if notify.script() == PRE_RESUME {
+                let criu = self.child.pid();
+                self.entered.stand_still(criu).map_err(Failure::Cgroup)?;
+            }
         }
         match pass(self.client, &packet.bytes, &packet.fds) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.lose_client(),
