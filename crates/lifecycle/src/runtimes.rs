@@ -1,4 +1,7 @@
 //! The OCI runtimes of this node, by handler name.
+//!
+//! The default is the first that works here and can restore: a crun that was built without CRIU runs
+//! containers, and so it may be asked for by name, but a container of thawd's is to be restorable.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,10 +20,16 @@ const PROBE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Entry {
     name: String,
-    runtime: Result<OciRuntime, String>,
+    runtime: Result<Usable, String>,
 }
 
-/// All handlers; the first usable one is the default.
+#[derive(Debug)]
+struct Usable {
+    runtime: OciRuntime,
+    restores: bool,
+}
+
+/// All handlers.
 #[derive(Debug)]
 pub(crate) struct Runtimes {
     entries: Vec<Entry>,
@@ -47,6 +56,10 @@ impl Runtimes {
     /// [`Error::Invalid`] for a name that is not configured, [`Error::Precondition`] for a runtime
     /// that cannot be used on this host.
     pub(crate) fn get(&self, name: &str) -> Result<&OciRuntime, Error> {
+        self.find(name).map(|usable| &usable.runtime)
+    }
+
+    fn find(&self, name: &str) -> Result<&Usable, Error> {
         let name = if name.is_empty() {
             self.default_name()?
         } else {
@@ -68,11 +81,28 @@ impl Runtimes {
                 );
                 Error::invalid("runtime_handler", problem)
             })?;
-        entry.runtime.as_ref().map_err(|problem| {
-            Error::Precondition(format!(
+        match &entry.runtime {
+            Ok(usable) => Ok(usable),
+            Err(problem) => Err(Error::Precondition(format!(
                 "runtime handler {name:?} cannot be used: {problem}"
-            ))
-        })
+            ))),
+        }
+    }
+
+    /// Holds a restore to a handler that can do it.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get); [`Error::Precondition`] for one that cannot restore.
+    pub(crate) fn restores(&self, name: &str) -> Result<(), Error> {
+        let usable = self.find(name)?;
+        if usable.restores {
+            return Ok(());
+        }
+        let binary = usable.runtime.binary.display();
+        Err(Error::Precondition(format!(
+            "runtime handler {name:?} cannot restore: {binary} was built without CRIU"
+        )))
     }
 
     /// The handler that an empty name means.
@@ -81,9 +111,8 @@ impl Runtimes {
     ///
     /// [`Error::Precondition`] when none can be used, with the reason of each.
     pub(crate) fn default_name(&self) -> Result<&str, Error> {
-        self.entries
-            .iter()
-            .find(|entry| entry.runtime.is_ok())
+        self.by_preference()
+            .next()
             .map(|entry| entry.name.as_str())
             .ok_or_else(|| {
                 Error::Precondition(format!("no OCI runtime can be used: {}", self.problems()))
@@ -92,8 +121,20 @@ impl Runtimes {
 
     /// Names of the usable handlers, the default first.
     pub(crate) fn usable(&self) -> Vec<String> {
-        let usable = self.entries.iter().filter(|entry| entry.runtime.is_ok());
-        usable.map(|entry| entry.name.clone()).collect()
+        self.by_preference()
+            .map(|entry| entry.name.clone())
+            .collect()
+    }
+
+    /// The usable ones: those that restore first, and among them in the configured order.
+    fn by_preference(&self) -> impl Iterator<Item = &Entry> {
+        let those = |wanted: bool| {
+            self.entries.iter().filter(move |entry| {
+                let usable = entry.runtime.as_ref();
+                usable.is_ok_and(|usable| usable.restores == wanted)
+            })
+        };
+        those(true).chain(those(false))
     }
 
     /// Why the others cannot be used.
@@ -110,18 +151,20 @@ fn probe(
     config: &NodeConfig,
     handler: &Handler,
     hierarchies: &Hierarchies,
-) -> Result<OciRuntime, String> {
+) -> Result<Usable, String> {
     let binary = find_program(&handler.path)
         .ok_or_else(|| format!("{} was not found", handler.path.display()))?;
     let root = config.run.join("runtime").join(&handler.name);
-    let mut runtime = OciRuntime::probe(&binary, &root, Deadline::after(PROBE))
-        .map_err(|error| crate::error::chain(&error))?;
+    let failed = |error| crate::error::chain(&error);
+    let deadline = Deadline::after(PROBE);
+    let mut runtime = OciRuntime::probe(&binary, &root, deadline).map_err(failed)?;
+    let restores = runtime.restores(deadline).map_err(failed)?;
     runtime.exec_helper = Some(config.monitor.clone());
     if runtime.kind == Kind::Crun && hybrid_with_controllers(hierarchies) {
         return Err("crun refuses hybrid cgroups while the v2 hierarchy has controllers".into());
     }
     sys::fs::make_dir_all(&root, 0o700).map_err(|error| format!("{}: {error}", root.display()))?;
-    Ok(runtime)
+    Ok(Usable { runtime, restores })
 }
 
 fn hybrid_with_controllers(hierarchies: &Hierarchies) -> bool {
@@ -155,4 +198,90 @@ pub(crate) fn find_program(name: &Path) -> Option<PathBuf> {
         .chain(usual.iter().map(PathBuf::from))
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, restores: Option<bool>) -> Entry {
+        let runtime = restores.map(|restores| Usable {
+            runtime: OciRuntime {
+                binary: name.into(),
+                root: "/run".into(),
+                kind: Kind::Other,
+                systemd_cgroup: false,
+                exec_helper: None,
+            },
+            restores,
+        });
+        Entry {
+            name: name.to_owned(),
+            runtime: runtime.ok_or_else(|| format!("{name} does not work")),
+        }
+    }
+
+    fn check(entries: [Entry; 3], names: &[&str]) -> Runtimes {
+        let runtimes = Runtimes {
+            entries: entries.into(),
+        };
+        assert_eq!(runtimes.usable(), names);
+        assert_eq!(
+            runtimes.default_name().ok(),
+            names.first().copied(),
+            "the default is told first"
+        );
+        runtimes
+    }
+
+    #[test]
+    fn the_default_is_the_first_that_works_and_restores() {
+        let (works, lame, broken) = (Some(true), Some(false), None);
+        check(
+            [entry("a", works), entry("b", works), entry("c", works)],
+            &["a", "b", "c"],
+        );
+        check(
+            [entry("a", broken), entry("b", works), entry("c", lame)],
+            &["b", "c"],
+        );
+        let runtimes = check(
+            [entry("a", lame), entry("b", broken), entry("c", works)],
+            &["c", "a"],
+        );
+        let refused = runtimes.restores("a").unwrap_err().to_string();
+        assert!(refused.contains("built without CRIU"), "{refused}");
+        runtimes.restores("").unwrap();
+        let refused = runtimes.get("b").unwrap_err().to_string();
+        assert!(refused.contains("b does not work"), "{refused}");
+        let refused = runtimes.get("d").unwrap_err().to_string();
+        assert!(refused.contains("a, b, c"), "{refused}");
+        check(
+            [entry("a", lame), entry("b", broken), entry("c", broken)],
+            &["a"],
+        );
+        let none = check(
+            [entry("a", broken), entry("b", broken), entry("c", broken)],
+            &[],
+        );
+        let refused = none.default_name().unwrap_err().to_string();
+        assert!(refused.contains("c: c does not work"), "{refused}");
+    }
+
+    #[test]
+    fn only_hierarchies_side_by_side_are_hybrid() {
+        let v1 = "31 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n";
+        let dir = tempfile::tempdir().unwrap();
+        let at = dir.path().display();
+        let v2 = format!("34 30 0:30 / {at} rw - cgroup2 cgroup2 rw\n");
+        let both = Hierarchies::parse(&format!("{v1}{v2}"));
+        let controllers = dir.path().join("cgroup.controllers");
+        assert!(!hybrid_with_controllers(&both), "no controllers are told");
+        sys::fs::replace_path(&controllers, 0o600, b"\n").unwrap();
+        assert!(!hybrid_with_controllers(&both));
+        sys::fs::replace_path(&controllers, 0o600, b"hugetlb\n").unwrap();
+        assert!(hybrid_with_controllers(&both));
+        assert!(!hybrid_with_controllers(&Hierarchies::parse(&v2)));
+        assert!(!hybrid_with_controllers(&Hierarchies::parse(v1)));
+    }
 }

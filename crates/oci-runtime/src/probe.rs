@@ -34,18 +34,37 @@ impl OciRuntime {
     pub fn version(&self, deadline: Deadline) -> Result<String, Error> {
         version(&self.binary, deadline).map(|(_, version)| version)
     }
+
+    /// Whether it was built to restore: Debian 12's crun was not. (Whether a crun finds `libcriu.so.2`
+    /// shows only when it restores.)
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::probe`].
+    pub fn restores(&self, deadline: Deadline) -> Result<bool, Error> {
+        let text = version_text(&self.binary, deadline)?;
+        Ok(self.kind != Kind::Crun || has_feature(&text, "CRIU"))
+    }
 }
 
 fn version(binary: &Path, deadline: Deadline) -> Result<(Kind, String), Error> {
-    let command = Command::new(binary).arg("--version");
-    let argv = command.argv();
-    let output = run(command, LIMITS, deadline)?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let text = version_text(binary, deadline)?;
     parse(&text).ok_or_else(|| Error::Output {
-        argv,
+        argv: Command::new(binary).arg("--version").argv(),
         expected: "version",
         printed: text.chars().take(200).collect(),
     })
+}
+
+fn version_text(binary: &Path, deadline: Deadline) -> Result<String, Error> {
+    let output = run(Command::new(binary).arg("--version"), LIMITS, deadline)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// crun's last line lists what it was built with: `+SYSTEMD +CAP +CRIU`.
+fn has_feature(text: &str, name: &str) -> bool {
+    text.split_ascii_whitespace()
+        .any(|word| word.strip_prefix('+') == Some(name))
 }
 
 /// The first line is `NAME version VERSION` with runc, crun and youki alike.
@@ -64,6 +83,16 @@ fn parse(text: &str) -> Option<(Kind, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_crun_tells_whether_it_was_built_with_criu() {
+        // Debian 12's and Debian unstable's.
+        let old = "crun version 1.8.1\ncommit: f8a0\n+SYSTEMD +SELINUX +APPARMOR +CAP +SECCOMP +EBPF +YAJL";
+        let new = "crun version 1.28\ncommit: 54f1\n+SYSTEMD +SECCOMP +EBPF +CRIU +JSON_C";
+        assert!(!has_feature(old, "CRIU"));
+        assert!(has_feature(new, "CRIU"));
+        assert!(!has_feature("crun version 2 +CRIUX CRIU", "CRIU"));
+    }
 
     #[test]
     fn versions_are_recognised() {

@@ -24,7 +24,8 @@ const MOST: usize = 8;
 /// # Errors
 ///
 /// [`Error::Denied`] naming task and field, mount, or path for images that ask for more than the
-/// request; [`Error::Invalid`] for broken images and for overlay changes that leave the root.
+/// request; [`Error::Invalid`] for broken images and for overlay changes that leave the root;
+/// [`Error::Precondition`] for a runtime that cannot restore.
 pub(crate) fn check(
     ctx: &Context,
     sandbox: &SandboxRecord,
@@ -32,6 +33,7 @@ pub(crate) fn check(
     spec: &serde_json::Value,
     rootfs: &images::Rootfs,
 ) -> Result<(), Error> {
+    ctx.runtimes.restores(&sandbox.handler)?;
     let directory = ctx.config.container_dir(record.id.as_str());
     let request = policy::request(spec)?;
     let staged = staging::Staged::open(&directory)?;
