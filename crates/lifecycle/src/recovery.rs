@@ -185,6 +185,11 @@ fn interrupted_restore(
         .and_then(|mut client| client.status())
         .ok()?;
     let init = crate::record::ProcessId::of(status.container_pid).ok()?;
+    // Its tasks may still stand where the relay left them.
+    if let Err(error) = crate::restore::let_run(ctx, record) {
+        warn!(container = %record.id, error = &error as &dyn std::error::Error,
+            "restored tasks may stand still");
+    }
     let runtime = ctx.runtimes.get(handler).ok()?;
     let deadline = sys::process::Deadline::after(crate::context::STEP);
     let state = runtime.state(record.id.as_str(), deadline).ok().flatten()?;

@@ -12,6 +12,7 @@
 //! namespaces are the request's; images that ask for more are refused before CRIU runs.
 
 mod check;
+mod place;
 mod policy;
 mod source;
 mod staging;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 pub(crate) use check::check;
+pub(crate) use place::let_run;
 pub(crate) use source::Source;
 pub(crate) use start::start;
 
@@ -82,7 +84,8 @@ pub(crate) async fn find(
 /// # Errors
 ///
 /// [`Error::Invalid`] naming the entry for anything wrong with the archive, or the mount that the
-/// request lacks; [`Error::Precondition`] for a missing base image or another machine's archive.
+/// request lacks; [`Error::Precondition`] for a missing base image, another machine's archive, or
+/// another cgroup version.
 pub(crate) async fn verify(
     ctx: &Arc<Context>,
     record: &ContainerRecord,
@@ -91,9 +94,10 @@ pub(crate) async fn verify(
     let config = record.config.clone();
     let directory = ctx.config.container_dir(record.id.as_str());
     let (name, path) = (source.name.clone(), source.path.clone());
-    let manifest = with(ctx, move |_| {
+    let manifest = with(ctx, move |ctx| {
         let manifest = staging::stage(source, &directory)?;
         request_fits(&manifest, &config)?;
+        place::same_cgroups(&manifest, &ctx.hierarchies)?;
         Ok(manifest)
     })
     .await?;

@@ -10,7 +10,7 @@ use criu_rpc::relay::RelayConfig;
 use rustix::fs::OFlags;
 use sys::process::Deadline;
 
-use super::{staging, tmpfs};
+use super::{place, staging, tmpfs};
 use crate::checkpoint::Cancel;
 use crate::container::{self, Run};
 use crate::context::{Context, with};
@@ -75,6 +75,8 @@ fn restore(
     let mut mounts = rebuild_tmpfs(&directory, &run_dir, &spec, &manifest)?;
     staging::free_of_links(&directory, &mounts)?;
     mounts.extend(own_cgroups(ctx, &record));
+    let masks = place::masks(&run_dir, &spec, &mounts)?;
+    mounts.extend(masks);
     fill_shm(ctx, sandbox, &directory)?;
     carry_log(&record, &directory)?;
     let config = RelayConfig {
@@ -83,6 +85,8 @@ fn restore(
         manage_cgroups_ignore: true,
         ext_mounts: mounts,
         log_level: Some(4),
+        cgroup: place::cgroup(ctx, ctx.runtimes.get(&sandbox.handler)?.kind, &record),
+        cgroup_namespace: place::cgroup_namespace(&spec),
         ..RelayConfig::new(&engine.binary)
     };
     let relay_config = run_dir.join("relay.json");
@@ -105,6 +109,7 @@ fn restore(
     };
     let spawned = container::spawn_monitor(ctx, sandbox, &record, run)
         .map_err(|error| explain(ctx, &record, &work, error))?;
+    place::let_run(ctx, &record)?;
     record.monitor = Some(spawned.monitor);
     record.state = ContainerState::Running { init: spawned.init };
     record.started_at = Some(SystemTime::now());

@@ -49,6 +49,23 @@ pub(crate) fn work(run_dir: &Path) -> Result<PathBuf, Error> {
     Ok(target)
 }
 
+/// Makes the empty read-only directory that hides masked ones.
+///
+/// # Errors
+///
+/// [`Error::Failed`].
+pub(crate) fn empty(run_dir: &Path) -> Result<PathBuf, Error> {
+    let target = directory(run_dir).join("empty");
+    let make = || -> std::io::Result<()> {
+        sys::fs::make_dir_all(&target, 0o700)?;
+        let mount = sys::mount::tmpfs(None, 0o755)?;
+        sys::mount::attach(&mount, &target)?;
+        make_read_only(&target)
+    };
+    make().map_err(|error| Error::io("make the directory of masks", &target, error))?;
+    Ok(target)
+}
+
 /// What a tmpfs of the spec is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
@@ -108,11 +125,7 @@ pub(crate) fn build(
     sys::mount::attach(&mount, &target).map_err(failed)?;
     match (purpose, content) {
         (Purpose::Masked, _) => {
-            let attributes = sys::mount::Attributes {
-                read_only: true,
-                ..sys::mount::Attributes::default()
-            };
-            sys::mount::set_flags(&target, attributes).map_err(failed)?;
+            make_read_only(&target).map_err(failed)?;
             return Ok(target);
         }
         (_, Some(content)) => {
@@ -128,6 +141,14 @@ pub(crate) fn build(
         make_devices(&target, spec).map_err(failed)?;
     }
     Ok(target)
+}
+
+fn make_read_only(target: &Path) -> std::io::Result<()> {
+    let attributes = sys::mount::Attributes {
+        read_only: true,
+        ..sys::mount::Attributes::default()
+    };
+    sys::mount::set_flags(target, attributes)
 }
 
 fn size_and_mode(spec: &serde_json::Value, destination: &Path) -> (Option<u64>, u32) {
