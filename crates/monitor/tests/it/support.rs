@@ -18,7 +18,9 @@ pub(crate) fn monitor() -> &'static Path {
     PROGRAM.get_or_init(|| {
         let chosen = std::env::var_os("THAWD_TEST_MONITOR");
         let program = chosen.unwrap_or_else(|| env!("CARGO_BIN_EXE_thawd-monitor").into());
-        std::fs::canonicalize(&program).unwrap_or_else(|error| panic!("{program:?}: {error}"))
+        let found = std::fs::canonicalize(&program);
+        assert!(found.is_ok(), "{program:?}: {found:?}");
+        found.unwrap()
     })
 }
 
