@@ -2,11 +2,15 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser;
 use thawd::config::{Config, Flags};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// How long work that is under way may hold the daemon's end up.
+const END: Duration = Duration::from_secs(10);
 
 /// A Kubernetes container runtime (CRI v1) built around checkpoint and restore.
 #[derive(Debug, Parser)]
@@ -56,7 +60,10 @@ fn run(flags: &Flags) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("start the async runtime")?;
-    runtime.block_on(serve(config))
+    let result = runtime.block_on(serve(config));
+    // Threads that still wait for a program are left to it; the next start finds what it did.
+    runtime.shutdown_timeout(END);
+    result
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! ExecSync: one command in a running container, its output kept, its end awaited.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use sys::process::{Deadline, OutputLimits};
@@ -15,19 +16,32 @@ const OUTPUT_BYTES: usize = 16 * 1024 * 1024;
 /// Time for a command whose caller sets none.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// Runs `command` beside the container's program, with its user, environment and limits.
+/// A command to run.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) command: Vec<String>,
+    pub(crate) timeout: Option<Duration>,
+    /// The command is killed when the other end of this pipe is closed: nobody waits any more.
+    pub(crate) wanted: OwnedFd,
+}
+
+/// Runs a command beside the container's program, with its user, environment and limits.
 ///
 /// # Errors
 ///
-/// [`Error::Precondition`] unless the container runs, [`Error::Deadline`] after `timeout` with the
-/// command killed, [`Error::Failed`] when the OCI runtime cannot run it.
+/// [`Error::Precondition`] unless the container runs, [`Error::Deadline`] after the time limit with
+/// the command killed, [`Error::Failed`] when the OCI runtime cannot run it.
 pub(crate) fn run(
     ctx: &Context,
     handler: &str,
     record: &ContainerRecord,
-    command: Vec<String>,
-    timeout: Option<Duration>,
+    job: Job,
 ) -> Result<ExecOutput, Error> {
+    let Job {
+        command,
+        timeout,
+        wanted,
+    } = job;
     let id = record.id.as_str();
     if !matches!(record.state, crate::record::ContainerState::Running { .. }) {
         return Err(Error::Precondition(format!(
@@ -54,6 +68,7 @@ pub(crate) fn run(
             process: &process,
             pid_file: &pid_file,
             log: &log,
+            cancel: Some(wanted.as_fd()),
         },
         OutputLimits {
             max_stdout_bytes: OUTPUT_BYTES,

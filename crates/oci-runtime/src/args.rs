@@ -1,6 +1,7 @@
 //! Command lines of runc and crun, which agree in what is used here.
 
 use std::ffi::{OsStr, OsString};
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use crate::{Kind, OciRuntime};
@@ -35,6 +36,8 @@ pub struct ExecArgs<'a> {
     pub pid_file: &'a Path,
     /// Where the runtime writes its JSON log; must not exist before.
     pub log: &'a Path,
+    /// Ends the process as a deadline does when it becomes readable, or its other end is closed.
+    pub cancel: Option<BorrowedFd<'a>>,
 }
 
 /// Ids given to these methods are thawd's own (64 hexadecimal digits) and never begin with a dash.
@@ -195,6 +198,7 @@ mod tests {
             process: Path::new("/ps"),
             pid_file: Path::new("/p"),
             log: Path::new("/l"),
+            cancel: None,
         };
         check(
             &runtime(Kind::Runc).exec_args(&exec),

@@ -17,7 +17,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ impl OciRuntime {
     ///
     /// # Errors
     ///
-    /// [`Error::Deadline`] when it does not end in time, and is killed; [`Error::NotFound`];
+    /// [`Error::Deadline`] when it does not end in time or is cancelled, and is killed; [`Error::NotFound`];
     /// [`Error::Failed`] with the runtime's words when the process could not be run; [`Error::Io`].
     pub fn exec_output(
         &self,
@@ -76,7 +76,12 @@ impl OciRuntime {
             source,
         };
         let mut run = Run::start(command, limits).map_err(io)?;
-        let Some(status) = run.until_end(deadline).map_err(io)? else {
+        if let Some(cancel) = exec.cancel {
+            run.epoll
+                .add(cancel, CANCEL, Interest::Readable)
+                .map_err(io)?;
+        }
+        let Some(status) = run.until_end(deadline, exec.cancel).map_err(io)? else {
             if self.exec_helper.is_some() {
                 run.end_helper().map_err(io)?;
             } else {
@@ -124,6 +129,7 @@ impl OciRuntime {
 const CHILD: u64 = 0;
 const STDOUT: u64 = 1;
 const STDERR: u64 = 2;
+const CANCEL: u64 = 3;
 
 /// The runtime while it runs. Dropping it kills the runtime.
 struct Run {
@@ -192,8 +198,13 @@ impl Run {
         })
     }
 
-    /// Collects output until the runtime has ended and the pipes are empty; `None` at the deadline.
-    fn until_end(&mut self, deadline: Deadline) -> io::Result<Option<ExitStatus>> {
+    /// Collects output until the runtime has ended and the pipes are empty; `None` at the deadline, and
+    /// when it is cancelled.
+    fn until_end(
+        &mut self,
+        deadline: Deadline,
+        cancel: Option<BorrowedFd<'_>>,
+    ) -> io::Result<Option<ExitStatus>> {
         let mut ended: Option<(ExitStatus, Deadline)> = None;
         while ended.is_none() || self.stdout.pipe.is_some() || self.stderr.pipe.is_some() {
             let limit = ended.map_or(deadline, |(_, drain)| drain.sooner(deadline));
@@ -202,6 +213,13 @@ impl Run {
                 match event.token {
                     STDOUT => self.stdout.read_once()?,
                     STDERR => self.stderr.read_once()?,
+                    CANCEL => {
+                        if let Some(cancel) = cancel {
+                            // What is waited for from here on is its end.
+                            self.epoll.delete(cancel)?;
+                            return Ok(None);
+                        }
+                    }
                     _ => {
                         if let Some(status) = self.child.wait(Some(Duration::ZERO))? {
                             self.epoll.delete(self.child.pidfd())?;
@@ -217,7 +235,7 @@ impl Run {
     /// Has the helper end what it has started; one that does not is killed by the guard.
     fn end_helper(&mut self) -> io::Result<()> {
         self.child.kill_group(sys::signal::TERM)?;
-        self.until_end(Deadline::after(AFTER_KILL)).map(drop)
+        self.until_end(Deadline::after(AFTER_KILL), None).map(drop)
     }
 
     /// Ends what is below the runtime, again and again until it has ended for lack of it: the process may
@@ -230,7 +248,7 @@ impl Run {
                 drop(sys::pidfd::send_signal(&pidfd, sys::signal::KILL));
             }
             if self
-                .until_end(Deadline::after(AGAIN).sooner(deadline))?
+                .until_end(Deadline::after(AGAIN).sooner(deadline), None)?
                 .is_some()
             {
                 break;

@@ -98,6 +98,7 @@ impl Fixture {
             process: &self.path("exec.json"),
             pid_file: &self.path("exec.pid"),
             log: &self.path("exec.log"),
+            cancel: None,
         };
         self.runtime.exec_output(&exec, limits, deadline)
     }

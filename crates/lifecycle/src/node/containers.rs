@@ -132,10 +132,13 @@ impl Node {
 
     /// Runs a command in a running container and waits for its end.
     ///
+    /// Dropping the returned future kills the command: its output has nowhere to go.
+    ///
     /// # Errors
     ///
     /// [`Error::NotFound`], [`Error::Precondition`] unless it runs, [`Error::Deadline`] after
-    /// `timeout` (the command has been killed then), [`Error::Failed`] when it cannot be run.
+    /// `timeout` (the command has been killed then), [`Error::ShuttingDown`] when the daemon ends
+    /// meanwhile (likewise), [`Error::Failed`] when it cannot be run.
     pub async fn exec_sync(
         &self,
         id: &str,
@@ -145,10 +148,20 @@ impl Node {
         let view = self.container(id)?;
         let handler = view.handler;
         let record = Arc::clone(&view.record);
-        with(&self.ctx, move |ctx| {
-            crate::exec::run(ctx, &handler, &record, command, timeout)
-        })
-        .await
+        let (wanted, _waits) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+            .map_err(|error| Error::failed("make a pipe", error))?;
+        let job = crate::exec::Job {
+            command,
+            timeout,
+            wanted,
+        };
+        let ran = with(&self.ctx, move |ctx| {
+            crate::exec::run(ctx, &handler, &record, job)
+        });
+        tokio::select! {
+            output = ran => output,
+            () = self.ctx.shutdown.cancelled() => Err(Error::ShuttingDown),
+        }
     }
 
     /// Tells a container's monitor to open its log file anew, after a rotation.

@@ -1,5 +1,6 @@
 //! Processes that are run beside a container's first one, with the monitor's program as their parent.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use oci_runtime::{Error, ExecArgs, ExecOutput};
@@ -22,6 +23,15 @@ fn running() -> Fixture {
 }
 
 fn exec(fixture: &Fixture, args: &[&str], deadline: Deadline) -> Result<ExecOutput, Error> {
+    exec_unless(fixture, args, deadline, None)
+}
+
+fn exec_unless(
+    fixture: &Fixture,
+    args: &[&str],
+    deadline: Deadline,
+    cancel: Option<BorrowedFd<'_>>,
+) -> Result<ExecOutput, Error> {
     let process = json!({
         "user": {"uid": 0, "gid": 0}, "args": args, "cwd": "/", "terminal": false,
         "env": ["PATH=/usr/bin:/bin"]
@@ -36,6 +46,7 @@ fn exec(fixture: &Fixture, args: &[&str], deadline: Deadline) -> Result<ExecOutp
         process: &path("exec.json"),
         pid_file: &path("exec.pid"),
         log: &path("exec.log"),
+        cancel,
     };
     fixture.runtime.exec_output(&exec, LIMITS, deadline)
 }
@@ -108,6 +119,28 @@ fn one_that_takes_too_long_is_killed_with_its_children() {
         "{:?}",
         begun.elapsed()
     );
+    let left = processes(&fixture);
+    assert!(
+        left.contains("sleep 600") && !left.contains("4321"),
+        "{left}"
+    );
+}
+
+#[test]
+fn one_that_nobody_waits_for_any_more_is_killed() {
+    let fixture = running();
+    let (cancel, held) = rustix::pipe::pipe().unwrap();
+    let waits = std::thread::spawn(move || {
+        std::thread::park_timeout(Duration::from_millis(500));
+        drop(held);
+    });
+    let begun = Instant::now();
+    let command = ["sh", "-c", "sleep 4321; true"];
+    let error = exec_unless(&fixture, &command, deadline(), Some(cancel.as_fd())).unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error}");
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    waits.join().unwrap();
     let left = processes(&fixture);
     assert!(
         left.contains("sleep 600") && !left.contains("4321"),
