@@ -18,7 +18,7 @@ pub(crate) use ending::{clean_up, exit_of, remove, stop, wait_exit};
 pub(crate) use spawn::{Run, spawn_monitor};
 
 use crate::context::{Context, STEP, with};
-use crate::error::Error;
+use crate::error::{Error, Failed};
 use crate::model::{ContainerConfig, ContainerId};
 use crate::record::{ContainerRecord, ContainerState, SandboxRecord, VERSION};
 use crate::{bundle, restore};
@@ -84,25 +84,25 @@ pub(crate) async fn create(
     ctx: &Arc<Context>,
     sandbox: &SandboxRecord,
     record: ContainerRecord,
-) -> Result<ContainerRecord, Error> {
-    let id = record.id.clone();
+) -> Result<ContainerRecord, Failed> {
+    let intent = record.clone();
     match build(ctx, sandbox, record).await {
         Ok(record) => Ok(record),
         Err(error) => {
-            let (handler, undone) = (sandbox.handler.clone(), id.clone());
-            let undo = with(ctx, move |ctx| forget(ctx, &handler, undone.as_str())).await;
-            let rootfs = ctx.images.remove_rootfs(id.as_str()).await;
-            if let Err(leftover) = undo {
-                warn!(container = %id, error = &leftover as &dyn std::error::Error,
-                    "undoing a failed creation left something behind");
-            }
-            if let Err(leftover) = rootfs {
-                warn!(container = %id, error = &leftover as &dyn std::error::Error,
-                    "the root filesystem of a failed creation stays");
-            }
-            Err(error)
+            let undone = undo(ctx, &sandbox.handler, &intent).await;
+            Err(Failed { error, undone })
         }
     }
+}
+
+/// Undoes a container that was not, or not quite, made; whether nothing of it is left.
+pub(crate) async fn undo(ctx: &Arc<Context>, handler: &str, record: &ContainerRecord) -> bool {
+    let undone = forget(ctx, handler, &record.id).await;
+    if let Err(error) = &undone {
+        warn!(container = %record.id, error = error as &dyn std::error::Error,
+            "undoing a container left something behind; the next start of thawd tries again");
+    }
+    undone.is_ok()
 }
 
 async fn build(
@@ -189,6 +189,8 @@ pub(crate) async fn start(
             )));
         };
         let runtime = ctx.runtimes.get(&handler)?;
+        // Before: a short program has ended when the runtime returns, and must not end before it began.
+        let started_at = SystemTime::now();
         if let Err(error) = runtime.start(record.id.as_str(), Deadline::after(STEP)) {
             if let Err(left) = forget_processes(ctx, &handler, record.id.as_str()) {
                 warn!(container = %record.id, error = &left as &dyn std::error::Error,
@@ -200,7 +202,7 @@ pub(crate) async fn start(
             ));
         }
         record.state = ContainerState::Running { init };
-        record.started_at = Some(SystemTime::now());
+        record.started_at = Some(started_at);
         Ok(record)
     })
     .await

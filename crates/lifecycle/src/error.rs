@@ -86,6 +86,24 @@ impl Error {
     }
 }
 
+/// An [`Error::NotFound`].
+pub(crate) fn not_found(kind: &'static str, id: &str) -> Error {
+    Error::NotFound {
+        kind,
+        id: id.to_owned(),
+    }
+}
+
+/// A creation that failed, and whether anything of it is left.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    /// Why.
+    pub(crate) error: Error,
+    /// Nothing is left. Otherwise the record of the intent must stay, so that the next start of
+    /// the daemon finds what is.
+    pub(crate) undone: bool,
+}
+
 /// An error and its causes in one line, outermost first.
 #[must_use]
 pub fn chain(error: &dyn std::error::Error) -> String {

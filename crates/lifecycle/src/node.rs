@@ -18,9 +18,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::checkpoint;
 use crate::config::NodeConfig;
-use crate::context::{Context, STEP, blocking};
+use crate::context::{CLEAN_UP, Context, STEP, blocking};
 use crate::engine::Engine;
-use crate::error::Error;
+use crate::error::{Error, not_found};
 use crate::model::{Labels, SandboxConfig, SandboxId};
 use crate::owner::{ContainerView, Handle, Op, Owner, Request, SandboxView};
 use crate::runtimes::Runtimes;
@@ -116,11 +116,17 @@ impl Node {
         Ok(node)
     }
 
-    /// Stops taking part: running checkpoints are cancelled, containers stay.
+    /// Stops taking part: running checkpoints are cancelled and undone, containers stay. What takes
+    /// longer than half a minute is left for the next start to find.
     pub async fn shut_down(&self) {
         self.ctx.shutdown.cancel();
         self.ctx.tracker.close();
-        self.ctx.tracker.wait().await;
+        if tokio::time::timeout(CLEAN_UP, self.ctx.tracker.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("some work did not end in time; the next start finds what it left");
+        }
     }
 
     fn registry(&self) -> std::sync::MutexGuard<'_, Registry> {
@@ -204,13 +210,6 @@ fn name_of(config: &SandboxConfig) -> SandboxName {
     )
 }
 
-fn not_found(kind: &'static str, id: &str) -> Error {
-    Error::NotFound {
-        kind,
-        id: id.to_owned(),
-    }
-}
-
 /// The only match of an id or prefix.
 fn one<T>(
     found: impl Iterator<Item = T>,
@@ -248,3 +247,6 @@ fn has_labels(labels: &Labels, wanted: &Labels) -> bool {
 async fn wait<T>(answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
     answer.await.unwrap_or(Err(Error::ShuttingDown))
 }
+
+#[cfg(test)]
+mod tests;

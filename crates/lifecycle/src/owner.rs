@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::context::Context;
-use crate::error::Error;
+use crate::error::{Error, not_found};
 use crate::model::{ContainerConfig, ContainerId};
 use crate::record::{ContainerRecord, ContainerState, SandboxRecord, SandboxState};
 use crate::{container, sandbox};
@@ -69,7 +69,7 @@ impl Owner {
             ending: Ending::default(),
             gone: false,
         };
-        owner.ending.torn_down = owner.record.state == SandboxState::Stopped;
+        owner.ending.torn_down = owner.record.torn_down;
         for container in containers {
             owner.adopt(container);
         }
@@ -117,6 +117,9 @@ impl Owner {
             }
             self.go_on_ending().await;
         }
+        if self.gone {
+            return self.refuse_late().await;
+        }
         // A checkpoint in flight must be cancelled and undone before the daemon ends; other work
         // is found again by recovery.
         for slot in self.slots.values() {
@@ -133,6 +136,20 @@ impl Owner {
                 Some(Ok(done)) => self.apply(done).await,
                 Some(Err(_)) => {}
                 None => break,
+            }
+        }
+    }
+
+    /// Answers what came while the sandbox was being removed.
+    async fn refuse_late(&mut self) {
+        self.inbox.close();
+        while let Some(request) = self.inbox.recv().await {
+            match request {
+                Request::Stop { reply } | Request::Remove { reply } => answer(reply, Ok(())),
+                Request::Create { reply, .. } => {
+                    answer(reply, Err(not_found("sandbox", self.record.id.as_str())));
+                }
+                Request::Container { id, op } => op.removed(&id),
             }
         }
     }
@@ -191,10 +208,7 @@ impl Owner {
 
     async fn queue(&mut self, id: &ContainerId, op: Op) {
         let Some(slot) = self.slots.get_mut(id) else {
-            return op.refuse(|| Error::NotFound {
-                kind: "container",
-                id: id.to_string(),
-            });
+            return op.removed(id);
         };
         match (&slot.busy, &op) {
             (Some(busy), Op::Checkpoint { .. }) => {

@@ -56,7 +56,7 @@ pub(crate) enum SandboxState {
     Creating,
     /// Usable.
     Ready,
-    /// Network and namespaces are gone, or going.
+    /// Network and namespaces are going, or gone when the record says `torn_down`.
     Stopped,
 }
 
@@ -79,6 +79,10 @@ pub(crate) struct SandboxRecord {
     pub(crate) init: Option<ProcessId>,
     /// Cgroup below which its containers live.
     pub(crate) cgroup_parent: String,
+    /// Stopped, and nothing is left in the kernel and of the network. Records of daemons that did
+    /// not know this field are taken down once more, which does no harm.
+    #[serde(default)]
+    pub(crate) torn_down: bool,
 }
 
 impl SandboxRecord {

@@ -3,16 +3,18 @@
 //! | stored | found | becomes |
 //! |---|---|---|
 //! | sandbox `Creating` | anything | undone and forgotten |
-//! | sandbox `Ready` | made on another boot, or its namespaces are gone | `Stopped` |
+//! | sandbox `Ready` | made on another boot, or its namespaces are gone | `Stopped`, what is left taken down |
+//! | sandbox `Stopped` | not quite taken down | taken down |
 //! | container `Creating` | anything | undone and forgotten |
-//! | `Created`, `Running` | first process alive | as stored; `Running` if its program has begun |
+//! | `Created`, `Running` | first process or its monitor alive | as stored; `Running` if its program has begun |
 //! | `Created`, `Running` | exit record | `Exited` with that code |
 //! | `Created`, `Running` | neither | `Exited`, code 255, reason `Unknown` |
-//! | container without sandbox, unreadable record | | cleaned away |
+//! | container without sandbox, root filesystem without container | | cleaned away |
+//! | record of a version that is not known | | left alone, for the version that knows it |
 //!
 //! One bad object is logged and passed over; the daemon always starts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -21,7 +23,7 @@ use tracing::{info, warn};
 use crate::context::{Context, with};
 use crate::error::Error;
 use crate::model::{Exit, SandboxId};
-use crate::record::{ContainerRecord, ContainerState, SandboxRecord, SandboxState};
+use crate::record::{ContainerRecord, ContainerState, ProcessId, SandboxRecord, SandboxState};
 use crate::{checkpoint, container, sandbox};
 
 /// Sandboxes with their containers, reconciled.
@@ -38,8 +40,10 @@ pub(crate) async fn recover(ctx: &Arc<Context>) -> Result<Recovered, Error> {
     for id in bad_sandboxes.iter().chain(&bad_containers) {
         warn!(id, "a record of an unknown version was passed over");
     }
+    let mut known: BTreeSet<String> = bad_containers.into_iter().collect();
     let mut by_sandbox: BTreeMap<SandboxId, Vec<ContainerRecord>> = BTreeMap::new();
     for record in containers {
+        known.insert(record.id.to_string());
         by_sandbox
             .entry(record.sandbox_id.clone())
             .or_default()
@@ -57,8 +61,18 @@ pub(crate) async fn recover(ctx: &Arc<Context>) -> Result<Recovered, Error> {
         }
     }
     for record in by_sandbox.into_values().flatten() {
-        discard(ctx, "", &record).await;
+        if bad_sandboxes
+            .iter()
+            .any(|id| id == record.sandbox_id.as_str())
+        {
+            continue;
+        }
+        // Which handler its sandbox had is not known; to the others its id means nothing.
+        for handler in ctx.runtimes.usable() {
+            discard(ctx, &handler, &record).await;
+        }
     }
+    remove_strange_rootfs(ctx, &known).await;
     if let Err(error) = with(ctx, |ctx| checkpoint::recover(ctx)).await {
         warn!(
             error = &error as &dyn std::error::Error,
@@ -78,9 +92,9 @@ async fn recover_sandbox(
         for container in &containers {
             discard(ctx, &record.handler, container).await;
         }
-        sandbox::undo(ctx, &record).await;
-        sandbox::remove(ctx, &record).await?;
-        ctx.store.remove_sandbox(&record.id).await?;
+        if sandbox::undo(ctx, &record).await {
+            ctx.store.remove_sandbox(&record.id).await?;
+        }
         return Ok(None);
     }
     let lost = record.boot_id != ctx.boot_id
@@ -88,8 +102,14 @@ async fn recover_sandbox(
         || record.init.is_some_and(|init| !init.exists());
     if record.state == SandboxState::Ready && lost {
         warn!(sandbox = %record.id, "the namespaces of a sandbox are gone; it counts as stopped");
-        sandbox::undo(ctx, &record).await;
         record.state = SandboxState::Stopped;
+    }
+    if record.state == SandboxState::Stopped && !record.torn_down {
+        match sandbox::tear_down(ctx, &record).await {
+            Ok(()) => record.torn_down = true,
+            Err(error) => warn!(sandbox = %record.id, error = &error as &dyn std::error::Error,
+                "a stopped sandbox is not quite taken down; its next stop tries again"),
+        }
         ctx.store.put_sandbox(&record).await?;
     }
     let mut kept = Vec::new();
@@ -142,10 +162,16 @@ fn reconcile(ctx: &Context, handler: &str, mut record: ContainerRecord) -> Conta
         return record;
     };
     let run_dir = ctx.config.container_run_dir(record.id.as_str());
-    let ended = same_boot
-        .then(|| monitor::read_exit(&run_dir).ok().flatten())
-        .flatten();
-    if same_boot && ended.is_none() && init.exists() {
+    let ended = match monitor::read_exit(&run_dir) {
+        Ok(exit) => exit.filter(|_| same_boot),
+        Err(error) => {
+            warn!(container = %record.id, %error, "the exit record cannot be read");
+            None
+        }
+    };
+    // A monitor that outlives the first process is about to record its end.
+    let monitored = record.monitor.is_some_and(ProcessId::exists);
+    if same_boot && ended.is_none() && (init.exists() || monitored) {
         let runtime = ctx.runtimes.get(handler).ok();
         let state = runtime.and_then(|runtime| {
             let deadline = sys::process::Deadline::after(crate::context::STEP);
@@ -184,7 +210,7 @@ fn interrupted_restore(
     let status = monitor::Client::connect(&run_dir)
         .and_then(|mut client| client.status())
         .ok()?;
-    let init = crate::record::ProcessId::of(status.container_pid).ok()?;
+    let init = ProcessId::of(status.container_pid).ok()?;
     // Its tasks may still stand where the relay left them.
     if let Err(error) = crate::restore::let_run(ctx, record) {
         warn!(container = %record.id, error = &error as &dyn std::error::Error,
@@ -195,10 +221,31 @@ fn interrupted_restore(
     let state = runtime.state(record.id.as_str(), deadline).ok().flatten()?;
     (state.status == oci_runtime::Status::Running).then(|| ContainerRecord {
         state: ContainerState::Running { init },
-        monitor: crate::record::ProcessId::of(status.monitor_pid).ok(),
+        monitor: ProcessId::of(status.monitor_pid).ok(),
         started_at: Some(SystemTime::now()),
         ..record.clone()
     })
+}
+
+/// Removes root filesystems that belong to no container: whatever should have removed them failed.
+async fn remove_strange_rootfs(ctx: &Arc<Context>, known: &BTreeSet<String>) {
+    let ids = ctx.images.rootfs_ids().await.unwrap_or_else(|error| {
+        warn!(
+            error = &error as &dyn std::error::Error,
+            "root filesystems cannot be listed; those without a container stay"
+        );
+        Vec::new()
+    });
+    for id in ids.iter().filter(|id| !known.contains(*id)) {
+        info!(id, "removing a root filesystem without a container");
+        if let Err(error) = ctx.images.remove_rootfs(id).await {
+            warn!(
+                id,
+                error = &error as &dyn std::error::Error,
+                "a root filesystem without a container stays"
+            );
+        }
+    }
 }
 
 /// Cleans a container away that nobody was told of.

@@ -3,6 +3,8 @@
 //! A sandbox is a set of pinned namespaces, a tmpfs for /dev/shm, three files and a CNI attachment.
 //! It has a process only where containers share a pid namespace, which must have a first process.
 
+mod init;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -14,9 +16,9 @@ use tracing::warn;
 use crate::cni::{Cni, PodNetwork};
 use crate::config::NodeConfig;
 use crate::context::{CLEAN_UP, Context, STEP, with};
-use crate::error::Error;
+use crate::error::{Error, Failed};
 use crate::model::{NamespaceMode, SandboxConfig};
-use crate::record::{ProcessId, SandboxRecord, SandboxState};
+use crate::record::{SandboxRecord, SandboxState};
 
 /// Interface name in the pod.
 const INTERFACE: &str = "eth0";
@@ -41,7 +43,7 @@ pub(crate) fn shm_path(config: &NodeConfig, record: &SandboxRecord) -> PathBuf {
     }
 }
 
-/// Builds what the record asks for and returns it as `Ready`.
+/// Stores the intent, builds what the record asks for and returns it as `Ready`.
 ///
 /// # Errors
 ///
@@ -49,27 +51,31 @@ pub(crate) fn shm_path(config: &NodeConfig, record: &SandboxRecord) -> PathBuf {
 pub(crate) async fn set_up(
     ctx: &Arc<Context>,
     record: SandboxRecord,
-) -> Result<SandboxRecord, Error> {
-    with(ctx, move |ctx| {
-        let mut record = record;
-        match build(ctx, &mut record) {
-            Ok(()) => {
-                record.state = SandboxState::Ready;
-                Ok(record)
-            }
-            Err(error) => {
-                if let Err(leftover) = dismantle(ctx, &record) {
-                    warn!(sandbox = %record.id, error = &leftover as &dyn std::error::Error,
-                        "undoing a failed sandbox left something behind");
-                }
-                Err(error)
-            }
+) -> Result<SandboxRecord, Failed> {
+    if let Err(error) = ctx.store.put_sandbox(&record).await {
+        let undone = true;
+        return Err(Failed { error, undone });
+    }
+    let intent = record.clone();
+    let (record, error) = match with(ctx, move |ctx| Ok(build(ctx, record))).await {
+        Ok((record, Ok(()))) => {
+            let state = SandboxState::Ready;
+            return Ok(SandboxRecord { state, ..record });
         }
-    })
-    .await
+        Ok((record, Err(error))) => (record, error),
+        Err(error) => (intent, error),
+    };
+    let undone = undo(ctx, &record).await;
+    Err(Failed { error, undone })
 }
 
-fn build(ctx: &Context, record: &mut SandboxRecord) -> Result<(), Error> {
+/// The record comes back either way: it knows what was made.
+fn build(ctx: &Context, mut record: SandboxRecord) -> (SandboxRecord, Result<(), Error>) {
+    let result = make(ctx, &mut record);
+    (record, result)
+}
+
+fn make(ctx: &Context, record: &mut SandboxRecord) -> Result<(), Error> {
     let id = record.id.as_str().to_owned();
     let run = ctx.config.sandbox_run_dir(&id);
     let pins = run.join("ns");
@@ -84,7 +90,7 @@ fn build(ctx: &Context, record: &mut SandboxRecord) -> Result<(), Error> {
     }
     make_namespaces(ctx, &record.config, &id, &pins)?;
     if record.config.namespaces.pid == NamespaceMode::Pod {
-        record.init = Some(start_init(ctx, &pins)?);
+        record.init = Some(init::start(ctx, record)?);
     }
     if let Some(netns) = netns_path(&ctx.config, record) {
         record.ips = attach(ctx, record, &netns)?;
@@ -216,21 +222,6 @@ fn write_sysctls(sysctls: &BTreeMap<String, String>) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts the first process of the pod's pid namespace; it reaps and does nothing else.
-fn start_init(ctx: &Context, pins: &Path) -> Result<ProcessId, Error> {
-    let monitor = ctx.monitor();
-    sys::ns::create(&[sys::ns::Kind::Pid], pins, || {
-        let child = sys::process::Command::new(&monitor)
-            .arg("pause")
-            .new_session()
-            .spawn()?;
-        let id = ProcessId::of(child.pid())?;
-        child.leave();
-        Ok(id)
-    })
-    .map_err(|error| Error::failed(format!("start {} pause", monitor.display()), error))
-}
-
 fn pod_network(ctx: &Context, record: &SandboxRecord, netns: &Path) -> PodNetwork {
     PodNetwork {
         netns: netns.to_path_buf(),
@@ -258,14 +249,17 @@ fn attach(ctx: &Context, record: &SandboxRecord, netns: &Path) -> Result<Vec<Str
     Ok(result.ips)
 }
 
-/// Undoes a sandbox whose record could not be stored.
-pub(crate) async fn undo(ctx: &Arc<Context>, record: &SandboxRecord) {
-    let record = record.clone();
-    let id = record.id.clone();
-    if let Err(error) = with(ctx, move |ctx| dismantle(ctx, &record)).await {
-        warn!(sandbox = %id, error = &error as &dyn std::error::Error,
-            "undoing a sandbox left something behind");
+/// Undoes a sandbox that was not, or not quite, made; whether nothing of it is left.
+pub(crate) async fn undo(ctx: &Arc<Context>, record: &SandboxRecord) -> bool {
+    let undone = match tear_down(ctx, record).await {
+        Ok(()) => remove(ctx, record).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = &undone {
+        warn!(sandbox = %record.id, error = error as &dyn std::error::Error,
+            "undoing a sandbox left something behind; the next start of thawd tries again");
     }
+    undone.is_ok()
 }
 
 /// Takes network, namespaces and /dev/shm down; what is gone already is fine.
@@ -285,8 +279,8 @@ fn dismantle(ctx: &Context, record: &SandboxRecord) -> Result<(), Error> {
     if let Some(netns) = netns_path(&ctx.config, record) {
         steps.push(("network", detach(ctx, record, &netns)));
     }
-    if let Some(init) = record.init {
-        steps.push(("pid namespace", end_process(init).map_err(text)));
+    if record.config.namespaces.pid == NamespaceMode::Pod {
+        steps.push(("pid namespace", init::end(record).map_err(text)));
     }
     for kind in [
         sys::ns::Kind::Net,
@@ -328,39 +322,6 @@ fn detach(ctx: &Context, record: &SandboxRecord, netns: &Path) -> Result<(), Str
         Err(_) => Cni::del_cached(&pod, &ctx.config.cni_bin_dirs, Deadline::after(CLEAN_UP)),
     }
     .map_err(|error| crate::error::chain(&error))
-}
-
-/// Kills a process that thawd started and waits for its end; gone already is fine.
-pub(crate) fn end_process(process: ProcessId) -> io::Result<()> {
-    if !process.exists() {
-        return Ok(());
-    }
-    let pidfd = match sys::pidfd::open(process.pid) {
-        Ok(pidfd) => pidfd,
-        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => {
-            return Ok(());
-        }
-        Err(error) => return Err(error),
-    };
-    // Between the check and the open the pid may have passed to another process.
-    if !process.exists() {
-        return Ok(());
-    }
-    let killed = sys::pidfd::send_signal(&pidfd, rustix::process::Signal::KILL.as_raw());
-    if let Err(error) = killed
-        && error.raw_os_error() != Some(rustix::io::Errno::SRCH.raw_os_error())
-    {
-        return Err(error);
-    }
-    if !sys::pidfd::wait_exit(&pidfd, Some(CLEAN_UP))? {
-        return Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the process does not end",
-        ));
-    }
-    // Ours to reap only while this daemon is its parent.
-    drop(sys::pidfd::wait_child(&pidfd));
-    Ok(())
 }
 
 /// Removes the files of a sandbox that has been taken down.

@@ -12,6 +12,7 @@
 //! Modules follow the kernel's subjects; none of them knows what a container is.
 
 pub mod cgroup;
+pub mod confine;
 pub mod daemon;
 pub mod epoll;
 pub mod fs;

@@ -11,7 +11,7 @@ use tracing::warn;
 
 use crate::context::{CLEAN_UP, Context, STEP, with};
 use crate::error::Error;
-use crate::model::Exit;
+use crate::model::{ContainerId, Exit};
 use crate::record::{ContainerRecord, ContainerState, ProcessId};
 use crate::restore;
 
@@ -172,22 +172,30 @@ pub(crate) async fn remove(
         signal(ctx, handler, record, 9).await?;
         drop(tokio::time::timeout(KILL_WAIT, ended.wait_for(|ended| *ended)).await);
     }
-    let (owned_handler, id) = (handler.to_owned(), record.id.clone());
-    let processes = with(ctx, move |ctx| forget(ctx, &owned_handler, id.as_str())).await;
+    forget(ctx, handler, &record.id).await
+}
+
+/// Kills what runs and removes everything but the record.
+///
+/// # Errors
+///
+/// The first step that failed; all are tried.
+pub(super) async fn forget(
+    ctx: &Arc<Context>,
+    handler: &str,
+    id: &ContainerId,
+) -> Result<(), Error> {
+    let (handler, owned) = (handler.to_owned(), id.clone());
+    let processes = with(ctx, move |ctx| forget_files(ctx, &handler, owned.as_str())).await;
     let rootfs = ctx
         .images
-        .remove_rootfs(record.id.as_str())
+        .remove_rootfs(id.as_str())
         .await
-        .map_err(|error| {
-            Error::failed(
-                format!("remove the files of container {}", record.id),
-                error,
-            )
-        });
+        .map_err(|error| Error::failed(format!("remove the files of container {id}"), error));
     processes.and(rootfs)
 }
 
-pub(super) fn forget(ctx: &Context, handler: &str, id: &str) -> Result<(), Error> {
+fn forget_files(ctx: &Context, handler: &str, id: &str) -> Result<(), Error> {
     let mut result = forget_processes(ctx, handler, id);
     for directory in [
         ctx.config.container_run_dir(id),

@@ -4,8 +4,8 @@ use std::time::SystemTime;
 
 use tokio::sync::oneshot;
 
-use super::{Node, SandboxName, has_labels, name_of, not_found, prefix, wait};
-use crate::error::Error;
+use super::{Node, SandboxName, has_labels, name_of, prefix, wait};
+use crate::error::{Error, not_found};
 use crate::model::{SandboxConfig, SandboxFilter, SandboxId, SandboxSnapshot};
 use crate::owner::{Owner, Request};
 use crate::record::{SandboxRecord, SandboxState, VERSION};
@@ -56,13 +56,11 @@ impl Node {
             boot_id: self.ctx.boot_id.clone(),
             init: None,
             cgroup_parent,
+            torn_down: false,
         };
-        self.reserve(name.clone(), &id)?;
-        if let Err(error) = self.ctx.store.put_sandbox(&record).await {
-            self.registry().names.remove(&name);
-            return Err(error);
-        }
         let (reply, answer) = oneshot::channel();
+        // Nothing is awaited between these: a caller that goes away leaves no name without a sandbox.
+        self.reserve(name.clone(), &id)?;
         let handle = Owner::spawn(&self.ctx, record, Vec::new(), Some(reply));
         self.registry().sandboxes.insert(id.clone(), handle);
         let result = wait(answer).await;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Owner;
 use super::messages::{Done, Op, SandboxView, answer};
@@ -83,6 +83,11 @@ impl Owner {
             Ok(()) => {
                 info!(sandbox = %self.record.id, "sandbox stopped");
                 self.ending.torn_down = true;
+                self.record.torn_down = true;
+                if let Err(error) = self.ctx.store.put_sandbox(&self.record).await {
+                    warn!(sandbox = %self.record.id, error = &error as &dyn std::error::Error,
+                        "that a sandbox was taken down is not on disk; a restart does it again");
+                }
             }
             Err(error) => self.fail_ending(&error),
         }

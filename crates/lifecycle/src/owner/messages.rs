@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::checkpoint;
-use crate::error::Error;
+use crate::error::{Error, Failed, not_found};
 use crate::model::{
     CheckpointRequest, ContainerConfig, ContainerId, ContainerSnapshot, Exit, SandboxSnapshot,
 };
@@ -124,7 +124,7 @@ pub(super) struct Slot {
 pub(crate) enum Done {
     /// Sandbox set-up.
     SetUp {
-        result: Box<Result<SandboxRecord, Error>>,
+        result: Box<Result<SandboxRecord, Failed>>,
         reply: Reply<()>,
     },
     /// Sandbox taken down (all containers have ended).
@@ -132,7 +132,7 @@ pub(crate) enum Done {
     /// Container built.
     Created {
         id: ContainerId,
-        result: Box<Result<ContainerRecord, Error>>,
+        result: Box<Result<ContainerRecord, Failed>>,
         reply: Reply<ContainerId>,
     },
     /// Container started or restored.
@@ -191,6 +191,18 @@ impl Slot {
         }
     }
 
+    /// Takes over what a start has done. A short program may have ended before its start was
+    /// reported: then its end stays, and gets to know when it began.
+    pub(super) fn started(&mut self, started: ContainerRecord) {
+        match &self.record.state {
+            ContainerState::Created { .. } => self.record = started,
+            ContainerState::Exited(exit) => {
+                self.record.started_at = started.started_at.map(|at| at.min(exit.finished_at));
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn state_name(&self) -> &'static str {
         match self.record.state {
             ContainerState::Creating => "being created",
@@ -203,6 +215,14 @@ impl Slot {
 }
 
 impl Op {
+    /// For a container that is gone: that it is stopped and removed is what was asked for.
+    pub(super) fn removed(self, id: &ContainerId) {
+        match self {
+            Self::Stop { reply, .. } | Self::Remove(reply) => answer(reply, Ok(())),
+            other => other.refuse(|| not_found("container", id.as_str())),
+        }
+    }
+
     pub(super) fn refuse(self, error: impl Fn() -> Error) {
         match self {
             Self::Start(reply)
@@ -216,4 +236,68 @@ impl Op {
 /// Answers; a caller that went away is no failure (see the module).
 pub(super) fn answer<T>(reply: Reply<T>, result: Result<T, Error>) {
     drop(reply.send(result));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{ContainerConfig, SandboxId};
+    use crate::record::{ProcessId, VERSION};
+    use std::time::SystemTime;
+
+    const INIT: ProcessId = ProcessId {
+        pid: 7,
+        start_time: 70,
+    };
+
+    fn record(state: ContainerState, started_at: Option<SystemTime>) -> ContainerRecord {
+        ContainerRecord {
+            version: VERSION,
+            id: ContainerId::new("c"),
+            sandbox_id: SandboxId::new("s"),
+            config: ContainerConfig::default(),
+            image_id: String::new(),
+            image_ref: String::new(),
+            state,
+            created_at: SystemTime::UNIX_EPOCH,
+            started_at,
+            log_path: None,
+            restore: None,
+            user: (0, 0, Vec::new()),
+            stop_signal: 15,
+            cgroup: String::new(),
+            monitor: None,
+            boot_id: String::new(),
+        }
+    }
+
+    fn second(number: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(number)
+    }
+
+    #[test]
+    fn a_started_container_runs() {
+        let created = record(ContainerState::Created { init: Some(INIT) }, None);
+        let mut slot = Slot::new(created, false);
+        let running = record(ContainerState::Running { init: INIT }, Some(second(5)));
+        slot.started(running.clone());
+        assert_eq!(slot.record, running);
+    }
+
+    #[test]
+    fn an_end_that_came_before_the_report_of_the_start_stays() {
+        for (started, finished, shown) in [(5, 6, 5), (6, 5, 5)] {
+            let exited = ContainerState::Exited(Exit {
+                code: 3,
+                finished_at: second(finished),
+                oom_killed: false,
+                reason: "Error".into(),
+                message: String::new(),
+            });
+            let mut slot = Slot::new(record(exited.clone(), None), true);
+            let running = ContainerState::Running { init: INIT };
+            slot.started(record(running, Some(second(started))));
+            assert_eq!(slot.record, record(exited, Some(second(shown))));
+        }
+    }
 }

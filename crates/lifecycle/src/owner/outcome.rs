@@ -6,8 +6,8 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use super::Owner;
-use super::messages::{Busy, Done, Op, Reply, answer};
-use crate::error::Error;
+use super::messages::{Busy, Done, Reply, answer};
+use crate::error::{Error, Failed};
 use crate::model::{ContainerId, Exit};
 use crate::record::{ContainerRecord, ContainerState, SandboxRecord};
 use crate::{container, sandbox};
@@ -39,25 +39,28 @@ impl Owner {
 
     pub(super) async fn set_up_done(
         &mut self,
-        result: Result<SandboxRecord, Error>,
+        result: Result<SandboxRecord, Failed>,
         reply: Reply<()>,
     ) {
-        match result {
+        let result = match result {
             Ok(record) => match self.ctx.store.put_sandbox(&record).await {
-                Ok(()) => {
-                    info!(sandbox = %record.id, ips = ?record.ips, "sandbox is ready");
-                    self.record = record;
-                    self.publish();
-                    answer(reply, Ok(()));
-                }
+                Ok(()) => Ok(record),
                 Err(error) => {
-                    sandbox::undo(&self.ctx, &record).await;
-                    answer(reply, Err(error));
-                    self.gone = true;
+                    let undone = sandbox::undo(&self.ctx, &record).await;
+                    Err(Failed { error, undone })
                 }
             },
-            Err(error) => {
-                if let Err(error) = self.ctx.store.remove_sandbox(&self.record.id).await {
+            Err(failed) => Err(failed),
+        };
+        match result {
+            Ok(record) => {
+                info!(sandbox = %record.id, ips = ?record.ips, "sandbox is ready");
+                self.record = record;
+                self.publish();
+                answer(reply, Ok(()));
+            }
+            Err(Failed { error, undone }) => {
+                if undone && let Err(error) = self.ctx.store.remove_sandbox(&self.record.id).await {
                     warn!(sandbox = %self.record.id, error = &error as &dyn std::error::Error,
                         "the record of a sandbox that was not made stays");
                 }
@@ -70,12 +73,18 @@ impl Owner {
     pub(super) async fn created(
         &mut self,
         id: &ContainerId,
-        result: Result<ContainerRecord, Error>,
+        result: Result<ContainerRecord, Failed>,
         reply: Reply<ContainerId>,
     ) {
         let result = match result {
-            Ok(record) => self.ctx.store.put_container(&record).await.map(|()| record),
-            Err(error) => Err(error),
+            Ok(record) => match self.ctx.store.put_container(&record).await {
+                Ok(()) => Ok(record),
+                Err(error) => {
+                    let undone = container::undo(&self.ctx, &self.record.handler, &record).await;
+                    Err(Failed { error, undone })
+                }
+            },
+            Err(failed) => Err(failed),
         };
         match result {
             Ok(record) => {
@@ -91,22 +100,19 @@ impl Owner {
                 }
                 self.idle(id).await;
             }
-            Err(error) => {
+            Err(Failed { error, undone }) => {
                 let queued = self
                     .slots
                     .remove(id)
                     .map(|slot| slot.queue)
                     .unwrap_or_default();
-                if let Err(error) = self.ctx.store.remove_container(id).await {
+                if undone && let Err(error) = self.ctx.store.remove_container(id).await {
                     warn!(container = %id, error = &error as &dyn std::error::Error,
                         "the record of a container that was not made stays");
                 }
                 answer(reply, Err(error));
                 for op in queued {
-                    op.refuse(|| Error::NotFound {
-                        kind: "container",
-                        id: id.to_string(),
-                    });
+                    op.removed(id);
                 }
             }
         }
@@ -121,12 +127,14 @@ impl Owner {
         let outcome = match result {
             Ok(record) => {
                 let restored = record.restore.is_some();
-                let stored = self.ctx.store.put_container(&record).await;
-                if let Some(slot) = self.slots.get_mut(id)
-                    && slot.record.phase() == crate::model::ContainerPhase::Created
-                {
-                    slot.record = record;
-                }
+                let stored = match self.slots.get_mut(id) {
+                    Some(slot) => {
+                        slot.started(record);
+                        let record = slot.record.clone();
+                        self.ctx.store.put_container(&record).await
+                    }
+                    None => Ok(()),
+                };
                 if restored {
                     self.watch(id);
                 }
@@ -221,13 +229,7 @@ impl Owner {
                 .unwrap_or_default();
             self.publish();
             for op in queued {
-                match op {
-                    Op::Remove(reply) | Op::Stop { reply, .. } => answer(reply, Ok(())),
-                    other => other.refuse(|| Error::NotFound {
-                        kind: "container",
-                        id: id.to_string(),
-                    }),
-                }
+                op.removed(id);
             }
         }
         match reply {

@@ -28,7 +28,8 @@ fn main() -> ExitCode {
     let mode = std::env::args_os().nth(1);
     match mode.as_deref().and_then(OsStr::to_str) {
         Some("run") => run(),
-        Some("pause") => pause::run(),
+        // Whose it is tells the daemon, and people, from the command line.
+        Some("pause") if std::env::args_os().len() == 3 => pause::run(),
         Some("exec") => exec::run(std::env::args_os().skip(2)),
         Some("--version") => {
             let version = env!("CARGO_PKG_VERSION");
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
         }
         _ => {
             let usage =
-                "usage: thawd-monitor run ID | exec PID_FILE RUNTIME ARG... | pause | --version";
+                "usage: thawd-monitor run ID | exec PID_FILE RUNTIME ARG... | pause ID | --version";
             drop(writeln!(std::io::stderr(), "{usage}"));
             ExitCode::from(2)
         }

@@ -1,0 +1,210 @@
+//! A node with real namespaces, mounts and store, as root, with the real runc; without a monitor,
+//! so without containers.
+
+use std::future::Future as _;
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::*;
+use crate::config::{CheckpointConfig, Handler};
+use crate::model::{NamespaceMode, SandboxFilter, SandboxPhase};
+use crate::record::{SandboxRecord, SandboxState};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn config(directory: &Path) -> NodeConfig {
+    let second = Duration::from_secs(1);
+    NodeConfig {
+        root: directory.join("root"),
+        run: directory.join("run"),
+        handlers: vec![Handler {
+            name: "runc".into(),
+            path: "runc".into(),
+        }],
+        monitor: PathBuf::from("/nowhere/thawd-monitor"),
+        relay: PathBuf::from("/nowhere/thawd-criu-relay"),
+        cni_conf_dirs: vec![directory.join("no-networks")],
+        cni_bin_dirs: Vec::new(),
+        cgroup_parent: "/thawd-node-test".into(),
+        mptcp: false,
+        shm_bytes: 1 << 20,
+        checkpoint: CheckpointConfig {
+            criu: vec![PathBuf::from("/nowhere/criu")],
+            default_timeout: second,
+            ghost_limit_bytes: 1 << 20,
+            restore_directories: Vec::new(),
+            restore_timeout: second,
+        },
+    }
+}
+
+/// A pod that needs no network.
+fn pod(name: &str) -> SandboxConfig {
+    let mut config = SandboxConfig {
+        name: name.into(),
+        ..SandboxConfig::default()
+    };
+    config.namespaces.network = NamespaceMode::Node;
+    config.namespaces.pid = NamespaceMode::Container;
+    config
+}
+
+/// Names of what is in a directory; none when it is missing.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect()
+}
+
+async fn recorded(node: &Node) -> Vec<SandboxRecord> {
+    let (records, bad) = node.ctx.store.sandboxes().await.unwrap();
+    assert!(bad.is_empty(), "{bad:?}");
+    records
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_a_sandbox_that_can_be_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(config(dir.path())).await.unwrap();
+    {
+        // It goes away at the first moment at which it can.
+        let mut call = pin!(node.run_sandbox(pod("web"), String::new()));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(matches!(call.as_mut().poll(&mut context), Poll::Pending));
+    }
+    let mut view = {
+        let registry = node.registry();
+        assert_eq!(registry.names.len(), 1);
+        registry.sandboxes.values().next().unwrap().view.clone()
+    };
+    let ready = view.wait_for(|view| view.sandbox.is_some());
+    tokio::time::timeout(PATIENCE, ready)
+        .await
+        .unwrap()
+        .unwrap();
+    let found = node.list_sandboxes(SandboxFilter::default()).await;
+    assert_eq!(found.len(), 1);
+    let again = node.run_sandbox(pod("web"), String::new()).await;
+    assert!(
+        matches!(again, Err(Error::AlreadyExists { .. })),
+        "{again:?}"
+    );
+    node.remove_sandbox(found[0].id.as_str()).await.unwrap();
+    let again = node.run_sandbox(pod("web"), String::new()).await.unwrap();
+    node.remove_sandbox(again.as_str()).await.unwrap();
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_sandbox_that_cannot_be_made_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let node = Node::start(config.clone()).await.unwrap();
+    let mut wanted = pod("web");
+    wanted.namespaces.network = NamespaceMode::Pod;
+    // Twice: the first failure must not hold the name.
+    for _ in 0..2 {
+        let error = node.run_sandbox(wanted.clone(), String::new()).await;
+        let error = crate::error::chain(&error.unwrap_err());
+        assert!(error.contains("no network configuration"), "{error}");
+        assert_eq!(names(&config.root.join("sandboxes")), [""; 0]);
+        assert_eq!(names(&config.run.join("sandboxes")), [""; 0]);
+        assert_eq!(recorded(&node).await, []);
+    }
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_stop_that_was_cut_off_is_finished_by_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let node = Node::start(config.clone()).await.unwrap();
+    let id = node.run_sandbox(pod("web"), String::new()).await.unwrap();
+    let run = config.sandbox_run_dir(id.as_str());
+    assert!(sys::mount::is_mount_point(&run.join("shm")).unwrap());
+    // What is on disk when thawd is killed between the intent and its effect.
+    let mut record = recorded(&node).await.remove(0);
+    record.state = SandboxState::Stopped;
+    assert!(!record.torn_down);
+    node.ctx.store.put_sandbox(&record).await.unwrap();
+    node.shut_down().await;
+    drop(node);
+
+    let node = Node::start(config.clone()).await.unwrap();
+    assert!(!run.exists());
+    assert!(recorded(&node).await[0].torn_down);
+    let status = node.sandbox_status(id.as_str()).await.unwrap();
+    assert_eq!(status.phase, SandboxPhase::NotReady);
+    node.stop_sandbox(id.as_str()).await.unwrap();
+    node.remove_sandbox(id.as_str()).await.unwrap();
+    assert_eq!(names(&config.root.join("sandboxes")), [""; 0]);
+    assert_eq!(recorded(&node).await, []);
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_creation_that_was_cut_off_is_undone_by_the_next_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let node = Node::start(config.clone()).await.unwrap();
+    let id = node.run_sandbox(pod("web"), String::new()).await.unwrap();
+    let mut record = recorded(&node).await.remove(0);
+    record.state = SandboxState::Creating;
+    node.ctx.store.put_sandbox(&record).await.unwrap();
+    node.shut_down().await;
+    drop(node);
+
+    let node = Node::start(config.clone()).await.unwrap();
+    assert!(!config.sandbox_run_dir(id.as_str()).exists());
+    assert_eq!(names(&config.root.join("sandboxes")), [""; 0]);
+    assert_eq!(recorded(&node).await, []);
+    let again = node.run_sandbox(pod("web"), String::new()).await.unwrap();
+    node.remove_sandbox(again.as_str()).await.unwrap();
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn stops_that_meet_a_removal_succeed() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(config(dir.path())).await.unwrap();
+    let id = node.run_sandbox(pod("web"), String::new()).await.unwrap();
+    let removal = {
+        let (node, id) = (node.clone(), id.clone());
+        let tracker = node.ctx.tracker.clone();
+        tracker.spawn(async move { node.remove_sandbox(id.as_str()).await })
+    };
+    let begun = std::time::Instant::now();
+    while !removal.is_finished() {
+        assert!(begun.elapsed() < PATIENCE);
+        node.stop_sandbox(id.as_str()).await.unwrap();
+    }
+    removal.await.unwrap().unwrap();
+    node.shut_down().await;
+}
+
+#[tokio::test]
+async fn a_root_filesystem_without_a_container_is_removed_at_the_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path());
+    let strange = config.root.join("snapshots/strange");
+    let node = Node::start(config.clone()).await.unwrap();
+    node.shut_down().await;
+    drop(node);
+    {
+        let records = images::records::Records::open(&config.root.join("images/images.redb"));
+        let image = format!("sha256:{}", "0".repeat(64));
+        let record = serde_json::json!({"version": 1, "image": image, "chains": []});
+        records
+            .unwrap()
+            .put("snapshots", "strange", &record)
+            .unwrap();
+        sys::fs::make_dir_all(&strange.join("upper"), 0o700).unwrap();
+    }
+    let node = Node::start(config).await.unwrap();
+    assert!(!strange.exists());
+    assert_eq!(node.images().rootfs_ids().await.unwrap(), [""; 0]);
+    node.shut_down().await;
+}
