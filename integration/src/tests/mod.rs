@@ -3,6 +3,7 @@
 mod applications;
 mod bad_input;
 mod containers;
+mod ends;
 mod hostile;
 mod kubernetes;
 mod pods;
@@ -60,6 +61,7 @@ fn trials() -> Vec<Trial> {
         story::TESTS,
         pods::TESTS,
         containers::TESTS,
+        ends::TESTS,
         survival::TESTS,
         bad_input::TESTS,
         undumpable::TESTS,
