@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Everything that must hold before a change lands. Nothing is skipped: an unmet need fails and says
-# what to do about it. A second run is incremental.
+# Everything that must hold before a change lands. Nothing is skipped: as root it installs and builds
+# what the tests need; an unmet need fails and says what to do about it. A second run is incremental.
 #
 #   scripts/test.sh            all of it; root, for real runc, CRIU and CNI in integration/
 #   scripts/test.sh --quick    formatting, lints, unit and in-process tests; as another user than
@@ -22,6 +22,12 @@ for arg in "$@"; do
     *) filter=$arg ;;
     esac
 done
+
+# Quick when nothing is missing.
+if [ "$(id -u)" = 0 ]; then
+    scripts/install-deps.sh --tests
+    [ "$quick" = yes ] || scripts/build-tools.sh >/dev/null
+fi
 
 passed=0
 failed=0
