@@ -11,7 +11,7 @@ use crate::documents::{Config, Descriptor, Manifest};
 use crate::error::Error;
 use crate::image::{CheckpointImage, ImageRecord, LayerRecord, VERSION};
 use crate::import::{self, ImportFile, ImportedImage, container_name};
-use crate::layers::{Layers, Wanted, decompress};
+use crate::layers::{Layers, Wanted};
 use crate::reference::Reference;
 
 /// Takes in the content of the import at `dir`; returns its images for the catalog. Content is on
@@ -71,7 +71,7 @@ fn take(
         };
         check_size(source, descriptor)?;
         if let Some(container_name) = &checkpoint {
-            take_archive(&wanted, blobs)?;
+            take_archive(&wanted, blobs, layers)?;
             let container_name = container_name.clone();
             record.checkpoint = Some(CheckpointImage {
                 container_name,
@@ -137,12 +137,12 @@ fn take_layer(
     Ok(chain)
 }
 
-fn take_archive(wanted: &Wanted<'_>, blobs: &Blobs) -> Result<(), Error> {
+fn take_archive(wanted: &Wanted<'_>, blobs: &Blobs, layers: &Layers) -> Result<(), Error> {
     verify(wanted, blobs)?;
     if wanted.digest == wanted.diff_id {
         return blobs.link_from(wanted.blob, wanted.digest);
     }
-    decompress(blobs, wanted)
+    layers.decompress(blobs, wanted)
 }
 
 /// Reads a blob for its digest, unless the store has verified it before.

@@ -15,7 +15,7 @@
 //! - Bytes, entries, names and free space are bounded; an error names the entry.
 
 use std::io::{self, BufReader, Read};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use crate::digest::{Digest, HashingReader};
@@ -25,6 +25,9 @@ use crate::tar_stream::{TarLimits, TarReader};
 mod apply;
 mod node;
 mod tree;
+
+/// How often the free space is looked at, in bytes written.
+pub(crate) const SPACE_CHECK_BYTES: u64 = 32 << 20;
 
 /// Bounds of one layer. The defaults are above anything that real images have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +57,23 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Whether as much is free on the file's filesystem as must stay free; `shown` is being written.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] of kind `StorageFull` when it is not.
+    pub(crate) fn keep_free(self, file: impl AsFd, shown: &str) -> Result<(), Error> {
+        let free = sys::fs::free_bytes(file).map_err(Error::io("write", shown))?;
+        if free >= self.reserve_bytes {
+            return Ok(());
+        }
+        Err(Error::Io {
+            action: "keep enough space free while writing",
+            path: shown.into(),
+            source: io::ErrorKind::StorageFull.into(),
+        })
+    }
+
     pub(crate) fn tar(self) -> TarLimits {
         TarLimits {
             entries: self.entries,

@@ -8,7 +8,7 @@
 //!   empty/                  stands below an image without layers
 //! ```
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::content::Blobs;
 use crate::digest::{Digest, chain_id};
 use crate::documents;
 use crate::error::Error;
-use crate::layer::{self, Limits};
+use crate::layer::{self, Limits, SPACE_CHECK_BYTES};
 use crate::trash::Trash;
 
 const VERSION: u32 = 1;
@@ -125,6 +125,42 @@ impl Layers {
         std::fs::rename(temporary, &target).map_err(Error::io("publish", target))
     }
 
+    /// Stores the tar within a compressed blob under its own digest, for a checkpoint that came
+    /// compressed: the archive is restored in place, which needs its plain bytes.
+    pub(crate) fn decompress(&self, blobs: &Blobs, wanted: &Wanted<'_>) -> Result<(), Error> {
+        let target = blobs.path(wanted.diff_id);
+        let dir = target.parent().unwrap_or(Path::new("/"));
+        let blob = std::fs::File::open(wanted.blob).map_err(Error::io("open", wanted.blob))?;
+        let (kind, reader) = layer::sniff(blob)?;
+        let decoder = layer::decoder(kind, reader)?;
+        let opened = sys::fs::open_dir(dir).map_err(Error::io("open", dir))?;
+        let file = sys::fs::create_unnamed(&opened, 0o600).map_err(Error::io("make", &target))?;
+        let mut hashing = crate::digest::HashingReader::new(decoder);
+        let (mut bytes, mut ended) = (0_u64, false);
+        while !ended {
+            let mut part = hashing.by_ref().take(SPACE_CHECK_BYTES);
+            let copied =
+                io::copy(&mut part, &mut &file).map_err(Error::io("decompress", &target))?;
+            ended = copied == 0;
+            bytes = bytes.saturating_add(copied);
+            if bytes > self.limits.bytes {
+                return Err(Error::Limit {
+                    entry: wanted.digest.to_string(),
+                    what: "the archive's length in bytes",
+                    limit: self.limits.bytes,
+                });
+            }
+            self.limits.keep_free(&file, wanted.digest.as_str())?;
+        }
+        wanted.diff_id.expect("the archive", &hashing.finish().0)?;
+        match sys::fs::link_into(&file, &opened, wanted.diff_id.hex()) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                Err(Error::io("publish", target)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// What a layer takes up; one without a readable note counts as nothing.
     pub(crate) fn usage(&self, chain: &Digest) -> Usage {
         let path = self.directory(chain).join("usage.json");
@@ -164,23 +200,51 @@ impl Layers {
     }
 }
 
-/// Stores the tar within a compressed blob under its own digest, for a checkpoint that came
-/// compressed: the archive is restored in place, which needs its plain bytes.
-pub(crate) fn decompress(blobs: &Blobs, wanted: &Wanted<'_>) -> Result<(), Error> {
-    let target = blobs.path(wanted.diff_id);
-    let dir = target.parent().unwrap_or(Path::new("/"));
-    let blob = std::fs::File::open(wanted.blob).map_err(Error::io("open", wanted.blob))?;
-    let (kind, reader) = layer::sniff(blob)?;
-    let decoder = layer::decoder(kind, reader)?;
-    let opened = sys::fs::open_dir(dir).map_err(Error::io("open", dir))?;
-    let file = sys::fs::create_unnamed(&opened, 0o600).map_err(Error::io("make", &target))?;
-    let mut hashing = crate::digest::HashingReader::new(decoder);
-    io::copy(&mut hashing, &mut &file).map_err(Error::io("decompress", &target))?;
-    wanted.diff_id.expect("the archive", &hashing.finish().0)?;
-    match sys::fs::link_into(&file, &opened, wanted.diff_id.hex()) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(Error::io("publish", target)(error))
-        }
-        _ => Ok(()),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_support::gzip;
+
+    /// Decompresses a megabyte of zeros within limits.
+    fn decompress(limits: Limits) -> (Result<(), Error>, usize) {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::at(dir.path());
+        blobs.make().unwrap();
+        let trash = Trash::open(dir.path()).unwrap();
+        let layers = Layers::open(dir.path(), limits, &trash).unwrap();
+        let plain = vec![0; 1 << 20];
+        let packed = gzip(&plain);
+        let blob = dir.path().join("blob");
+        sys::fs::replace_path(&blob, 0o600, &packed).unwrap();
+        let wanted = Wanted {
+            blob: &blob,
+            digest: &Digest::of(&packed),
+            diff_id: &Digest::of(&plain),
+        };
+        let result = layers.decompress(&blobs, &wanted);
+        let stored = blobs.list().unwrap().len();
+        (result, stored)
+    }
+
+    #[test]
+    fn a_compressed_archive_is_bounded_and_space_stays_free() {
+        let (result, stored) = decompress(Limits::default());
+        result.unwrap();
+        assert_eq!(stored, 1);
+        let (result, stored) = decompress(Limits {
+            bytes: (1 << 20) - 1,
+            ..Limits::default()
+        });
+        assert!(matches!(result, Err(Error::Limit { .. })), "{result:?}");
+        assert_eq!(stored, 0);
+        let (result, stored) = decompress(Limits {
+            reserve_bytes: u64::MAX,
+            ..Limits::default()
+        });
+        let Err(Error::Io { source, .. }) = &result else {
+            panic!("{result:?}")
+        };
+        assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(stored, 0);
     }
 }

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Timespec};
 use rustix::io::Errno;
 
-use super::Limits;
 use super::node::{dress, is, is_whiteout, node, opaque, stat, symlink, times};
 use super::tree::{Dir, Refusal, Tree, clean, join};
+use super::{Limits, SPACE_CHECK_BYTES};
 use crate::error::Error;
 use crate::tar_stream::{Entry, Kind, TarReader};
 
@@ -20,8 +20,6 @@ const WHITEOUT: &[u8] = b".wh.";
 /// Marks of aufs itself (`.wh..wh.plnk`, …), which mean nothing here.
 const AUFS: &[u8] = b".wh..wh.";
 const OPAQUE: &[u8] = b".wh..wh..opq";
-/// How often the free space is looked at, in bytes written.
-const SPACE_CHECK_BYTES: u64 = 32 << 20;
 
 /// Space and number of what was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -285,15 +283,7 @@ impl<'a> Applier<'a> {
             self.unchecked = self.unchecked.saturating_add(count as u64);
             if self.unchecked >= SPACE_CHECK_BYTES {
                 self.unchecked = 0;
-                let free =
-                    sys::fs::free_bytes(&file).map_err(Error::io("write", entry.display()))?;
-                if free < self.limits.reserve_bytes {
-                    return Err(Error::Io {
-                        action: "keep enough space free while writing",
-                        path: entry.display().into(),
-                        source: std::io::ErrorKind::StorageFull.into(),
-                    });
-                }
+                self.limits.keep_free(&file, &entry.display())?;
             }
         }
         let fd = OwnedFd::from(file);
