@@ -1,6 +1,5 @@
 //! The OCI bundle of a container: looking up what a spec needs, making the spec, writing it.
 
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
@@ -149,10 +148,8 @@ fn seccomp_profile(profile: Option<&SecurityProfile>) -> Result<Option<Vec<u8>>,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("open seccomp profile", path, error)),
     };
-    let mut bytes = Vec::new();
-    file.take(PROFILE_LIMIT)
-        .read_to_end(&mut bytes)
-        .map_err(|error| Error::io("read seccomp profile", path, error))?;
+    let bytes = sys::fs::read_bounded(file, PROFILE_LIMIT);
+    let bytes = bytes.map_err(|error| Error::io("read seccomp profile", path, error))?;
     Ok(Some(bytes))
 }
 

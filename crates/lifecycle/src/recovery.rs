@@ -250,6 +250,13 @@ async fn remove_strange_rootfs(ctx: &Arc<Context>, known: &BTreeSet<String>) {
 
 /// Cleans a container away that nobody was told of.
 async fn discard(ctx: &Arc<Context>, handler: &str, record: &ContainerRecord) {
+    // A monitor may still be at its creation: what it makes must not come after the clean-up.
+    let run_dir = ctx.config.container_run_dir(record.id.as_str());
+    let created = crate::context::blocking(move || Ok(monitor::probe_alive(&run_dir))).await;
+    if let Ok(Err(error)) = created {
+        warn!(container = %record.id, error = &error as &dyn std::error::Error,
+            "a monitor does not say how the creation ended");
+    }
     let ended = tokio::sync::watch::Sender::new(true);
     let result = match container::remove(ctx, handler, record, ended.subscribe()).await {
         Ok(()) => ctx.store.remove_container(&record.id).await,
