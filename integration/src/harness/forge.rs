@@ -138,6 +138,25 @@ fn hex(bytes: &[u8]) -> String {
         .collect()
 }
 
+/// Puts `to` wherever `from` is; they are of one length, so that nothing moves.
+pub(crate) fn replace(content: &mut [u8], from: &str, to: &str) -> Result<()> {
+    ensure!(
+        from.len() == to.len(),
+        "{from:?} and {to:?} differ in length"
+    );
+    let mut at = 0;
+    let mut changed = 0;
+    while let Some(window) = content.get_mut(at..at + from.len()) {
+        if window == from.as_bytes() {
+            window.copy_from_slice(to.as_bytes());
+            changed += 1;
+        }
+        at += 1;
+    }
+    ensure!(changed > 0, "{from:?} is not there");
+    Ok(())
+}
+
 /// Makes the last entry of a page map claim more pages than it has. Layout of the file: a word of
 /// magic common to all images and one of its own, then records of a 32-bit length and a protobuf
 /// message. In those after the first, field 2 is the number of pages as older CRIUs read it and

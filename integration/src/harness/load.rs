@@ -143,6 +143,16 @@ impl Load {
         })
     }
 
+    /// Ends the clients, as [`finish`](Self::finish); the highest count that one was told.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    pub(crate) fn finish_at(self) -> Result<u64> {
+        let highest = Arc::clone(&self.highest);
+        self.finish()?;
+        Ok(highest.load(Ordering::Relaxed))
+    }
+
     /// Ends the clients; each must have been answered to the last.
     ///
     /// # Errors

@@ -12,9 +12,31 @@ use crate::harness::load::{Client, Load, Protocol};
 use crate::harness::needs;
 
 pub(super) const TESTS: &[(&str, Test)] = &[
-    ("applications::redis", redis),
-    ("applications::sqlite_in_wal_mode", sqlite),
-    ("applications::a_go_server", go_server),
+    ("applications::redis", |thawd| redis(thawd)?.story(thawd)),
+    ("applications::sqlite_in_wal_mode", |thawd| {
+        let server = sqlite(thawd)?;
+        server.story(thawd)?;
+        sound(thawd)
+    }),
+    ("applications::a_go_server", |thawd| {
+        go_server(thawd)?.story(thawd)
+    }),
+    (
+        "applications::redis_survives_kills_of_thawd_between_any_two_steps",
+        |thawd| redis(thawd)?.survives_kills(thawd),
+    ),
+    (
+        "applications::sqlite_survives_kills_of_thawd_between_any_two_steps",
+        |thawd| {
+            let server = sqlite(thawd)?;
+            server.survives_kills(thawd)?;
+            sound(thawd)
+        },
+    ),
+    (
+        "applications::a_go_server_survives_kills_of_thawd_between_any_two_steps",
+        |thawd| go_server(thawd)?.survives_kills(thawd),
+    ),
 ];
 
 /// A server to test.
@@ -51,28 +73,29 @@ impl Server {
         thawd: &Thawd,
         original: &Container,
         archive: &str,
-        (before, after): (u64, u64),
+        frozen: (u64, u64),
         name: &str,
     ) -> Result<(Pod, Container)> {
         let pod = Pod::run(thawd, name)?;
         let copy = pod.start(original.restored_config(archive, name))?;
-        let mut client = Client::connect(&pod.ip()?, self.port, self.protocol)?;
+        self.counts_on(&pod.ip()?, frozen)
+            .context(name.to_owned())?;
+        Ok((pod, copy))
+    }
+
+    /// A copy's first answer follows a count between the two, and the next ones that; the
+    /// connection, which is left open.
+    fn counts_on(&self, ip: &str, (before, after): (u64, u64)) -> Result<Client> {
+        let mut client = Client::connect(ip, self.port, self.protocol)?;
         let count = client.ask("to the copy")?;
         // One request of each client may have been under way.
         let most = after + u64::try_from(CLIENTS)? + 1;
         ensure!(
             (before + 1..=most).contains(&count),
-            "{name}: frozen between {before} and {after}, now {count}"
+            "frozen between {before} and {after}, now {count}"
         );
-        for further in 1..50 {
-            let next = client.ask("to the copy")?;
-            ensure!(
-                next == count + further,
-                "{name}: {next} follows {}",
-                count + further - 1
-            );
-        }
-        Ok((pod, copy))
+        goes_on(&mut client, count)?;
+        Ok(client)
     }
 
     fn story(&self, thawd: &Thawd) -> Result<()> {
@@ -94,9 +117,88 @@ impl Server {
             .ask("at the end")
             .map(drop)
     }
+
+    /// thawd is killed and started again between any two steps, under load: no connection to the
+    /// original is cut, no answer is lost in either of the two.
+    fn survives_kills(&self, thawd: &mut Thawd) -> Result<()> {
+        crash(thawd)?;
+        let pod = Pod::run(thawd, "original")?;
+        crash(thawd)?;
+        let original = pod.create(self.config.clone())?;
+        crash(thawd)?;
+        original.start()?;
+        crash(thawd)?;
+        let load = Load::start(&pod.ip()?, self.port, self.protocol, CLIENTS)?;
+        load.wait_for(200)?;
+        thawd.kill()?;
+        load.wait_for(load.highest() + 100)
+            .context("without thawd")?;
+        thawd.launch()?;
+        let archive = thawd.path("archives/one.tar");
+        let before = load.highest();
+        original
+            .checkpoint(&archive)
+            .context("CheckpointContainer")?;
+        let frozen = (before, load.highest());
+        crash(thawd)?;
+        load.wait_for(load.highest() + 100)?;
+        let highest = load
+            .finish_at()
+            .context("a connection to the original was cut")?;
+
+        let other = Pod::run(thawd, "copy")?;
+        crash(thawd)?;
+        let source = archive.display().to_string();
+        let copy = other.create(original.restored_config(&source, "copy"))?;
+        crash(thawd)?;
+        copy.start()?;
+        crash(thawd)?;
+        let mut client = self.counts_on(&other.ip()?, frozen).context("the copy")?;
+        thawd.kill()?;
+        let count = client.ask("without thawd")?;
+        let count = goes_on(&mut client, count).context("the copy without thawd")?;
+        thawd.launch()?;
+        ensure!(
+            client.ask("with thawd")? == count + 1,
+            "the copy lost something"
+        );
+        let status = copy.status()?;
+        ensure!(
+            status.state() == v1::ContainerState::ContainerRunning,
+            "{status:?}"
+        );
+        let mut client = Client::connect(&pod.ip()?, self.port, self.protocol)?;
+        let count = client.ask("at the end")?;
+        ensure!(
+            count == highest + 1,
+            "the original counted to {highest}, then {count}"
+        );
+        goes_on(&mut client, count)
+            .context("the original")
+            .map(drop)
+    }
 }
 
-fn redis(thawd: &mut Thawd) -> Result<()> {
+/// Nothing was lost: the next answers count on from that one.
+fn goes_on(client: &mut Client, count: u64) -> Result<u64> {
+    for further in 1..50 {
+        let next = client.ask("more")?;
+        ensure!(
+            next == count + further,
+            "{next} follows {}",
+            count + further - 1
+        );
+    }
+    Ok(count + 49)
+}
+
+/// thawd is killed and started again.
+fn crash(thawd: &mut Thawd) -> Result<()> {
+    thawd.kill()?;
+    thawd.launch()
+}
+
+fn redis(thawd: &mut Thawd) -> Result<Server> {
     let image = thawd.load("redis")?;
     let command = [
         "redis-server",
@@ -111,25 +213,26 @@ fn redis(thawd: &mut Thawd) -> Result<()> {
     ];
     let mut config = container_config("redis", &image, &command);
     config.working_dir = "/var/tmp".to_owned();
-    Server {
+    Ok(Server {
         config,
         port: 6379,
         protocol: Protocol::Redis,
-    }
-    .story(thawd)
+    })
 }
 
-fn sqlite(thawd: &mut Thawd) -> Result<()> {
+fn sqlite(thawd: &mut Thawd) -> Result<Server> {
     let image = thawd.load("python")?;
     let program = include_str!("../workloads/sqlite_server.py");
     let config = container_config("sqlite", &image, &["python3", "-u", "-c", program]);
-    let server = Server {
+    Ok(Server {
         config,
         port: 7100,
         protocol: Protocol::Lines,
-    };
-    server.story(thawd)?;
-    // Every database that is still open is sound.
+    })
+}
+
+/// Every database that is still open is sound.
+fn sound(thawd: &Thawd) -> Result<()> {
     for pod in thawd
         .cri()
         .list_pod_sandbox(v1::ListPodSandboxRequest::default())?
@@ -152,7 +255,7 @@ fn sqlite(thawd: &mut Thawd) -> Result<()> {
     Ok(())
 }
 
-fn go_server(thawd: &mut Thawd) -> Result<()> {
+fn go_server(thawd: &mut Thawd) -> Result<Server> {
     let program = needs::target().join("images/goserver");
     let source = needs::repository().join("integration/src/workloads/goserver");
     ensure!(
@@ -173,10 +276,9 @@ fn go_server(thawd: &mut Thawd) -> Result<()> {
     arena::run("env", &[&build[..], &["."]].concat()).context("building the Go server")?;
     let image = thawd.load_program(&program)?;
     let config = container_config("go", &image, &["/bin/goserver"]);
-    Server {
+    Ok(Server {
         config,
         port: 7100,
         protocol: Protocol::Lines,
-    }
-    .story(thawd)
+    })
 }

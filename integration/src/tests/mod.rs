@@ -4,6 +4,8 @@ mod applications;
 mod bad_input;
 mod containers;
 mod ends;
+mod engines;
+mod forged;
 mod hostile;
 mod kubernetes;
 mod pods;
@@ -64,8 +66,10 @@ fn trials() -> Vec<Trial> {
         ends::TESTS,
         survival::TESTS,
         bad_input::TESTS,
+        engines::TESTS,
         undumpable::TESTS,
         hostile::TESTS,
+        forged::TESTS,
         applications::TESTS,
         tools::TESTS,
         kubernetes::TESTS,
