@@ -43,18 +43,22 @@ elapsed() { printf '%d s' "$(($(date +%s) - $1))"; }
 # quietly WHAT COMMAND...: runs a long command with a heartbeat every 15 s; shows its output only
 # when it fails.
 quietly() {
-    local what=$1 log start beat status=0
+    local what=$1 log start beat beats=0 status=0
     shift
     log=$(mktemp)
     start=$(date +%s)
     say "$what"
     (
-        # The sleep must end with its loop: it holds the caller's pipe open.
-        trap 'kill "$!" 2>/dev/null; exit 0' TERM
-        while :; do
-            sleep 15 &
-            wait "$!"
-            say "$what: still at it after $(elapsed "$start")"
+        # The sleep must end with its loop: it holds the caller's pipe open. And the loop with the
+        # script, which nothing else would do: a background job does not get the terminal's Ctrl-C.
+        trap 'kill "$!" 2>/dev/null; exit 0' TERM INT
+        while sleep 1 & wait "$!"; do
+            if ! kill -0 "$$" 2>/dev/null; then
+                rm -f "$log"
+                exit 0
+            fi
+            beats=$((beats + 1))
+            [ $((beats % 15)) != 0 ] || say "$what: still at it after $(elapsed "$start")"
         done
     ) &
     beat=$!
