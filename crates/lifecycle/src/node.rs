@@ -1,8 +1,9 @@
 //! The node: every sandbox, container and image of this daemon, as `cri-server` uses it.
 //!
 //! A method may be dropped at any point: it only sends a request to an owner task and waits for
-//! the answer. The one exception is intended: dropping [`Node::checkpoint_container`] cancels the
-//! checkpoint, because nobody is left who could use the archive.
+//! the answer. Two exceptions are intended: dropping [`Node::checkpoint_container`] cancels the
+//! checkpoint, and dropping [`Node::exec_sync`] kills the command, because nobody is left who could
+//! use the archive or the output.
 
 mod containers;
 mod sandboxes;
@@ -59,13 +60,14 @@ impl Node {
     /// [`Error::Failed`] when directories, store or images cannot be opened. A single object that
     /// cannot be recovered is no error: it becomes `Unknown` or is cleaned away.
     pub async fn start(config: NodeConfig) -> Result<Self, Error> {
-        for directory in [
-            &config.root,
-            &config.run,
-            &config.own_checkpoints(),
-            &config.criu_logs(),
+        for (directory, mode) in [
+            (&config.root, 0o700),
+            // The socket is in it, which its group may use.
+            (&config.run, 0o711),
+            (&config.own_checkpoints(), 0o700),
+            (&config.criu_logs(), 0o700),
         ] {
-            sys::fs::make_dir_all(directory, 0o700)
+            sys::fs::make_dir_all(directory, mode)
                 .map_err(|error| Error::io("make directory", directory, error))?;
         }
         let failed = |what: &str| {
