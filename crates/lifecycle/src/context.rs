@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,6 +20,9 @@ pub(crate) const STEP: Duration = Duration::from_secs(60);
 /// Time for clean-up after a failure; it never shares the failed request's deadline.
 pub(crate) const CLEAN_UP: Duration = Duration::from_secs(30);
 
+/// Commands of ExecSync at a time; more of them wait.
+pub(crate) const EXECS: usize = 256;
+
 /// Shared by every owner task.
 #[derive(Debug)]
 pub(crate) struct Context {
@@ -30,6 +34,9 @@ pub(crate) struct Context {
     pub(crate) engine: Engine,
     pub(crate) hierarchies: sys::cgroup::Hierarchies,
     pub(crate) host: crate::spec::host::HostFacts,
+    /// Commands of ExecSync; each holds one of tokio's 512 blocking threads, which stops and starts
+    /// need as well.
+    pub(crate) execs: Semaphore,
     /// Owners and their work; the daemon waits for them when it ends.
     pub(crate) tracker: TaskTracker,
     /// Set when the daemon ends.

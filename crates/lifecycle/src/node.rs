@@ -13,13 +13,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sys::process::Deadline;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::checkpoint;
 use crate::config::NodeConfig;
-use crate::context::{CLEAN_UP, Context, STEP, blocking};
+use crate::context::{CLEAN_UP, Context, EXECS, STEP, blocking};
 use crate::engine::Engine;
 use crate::error::{Error, not_found};
 use crate::model::{Labels, SandboxConfig, SandboxId};
@@ -91,6 +91,7 @@ impl Node {
             store,
             images,
             hierarchies,
+            execs: Semaphore::new(EXECS),
             tracker: TaskTracker::new(),
             shutdown: CancellationToken::new(),
         });

@@ -155,9 +155,13 @@ impl Node {
             timeout,
             wanted,
         };
-        let ran = with(&self.ctx, move |ctx| {
-            crate::exec::run(ctx, &handler, &record, job)
-        });
+        let ran = async {
+            let _turn = self.ctx.execs.acquire().await;
+            with(&self.ctx, move |ctx| {
+                crate::exec::run(ctx, &handler, &record, job)
+            })
+            .await
+        };
         tokio::select! {
             output = ran => output,
             () = self.ctx.shutdown.cancelled() => Err(Error::ShuttingDown),
