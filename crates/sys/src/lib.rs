@@ -16,6 +16,7 @@ pub mod confine;
 pub mod daemon;
 pub mod epoll;
 pub mod fs;
+pub mod kcmp;
 pub mod mount;
 pub mod ns;
 pub mod pidfd;

@@ -139,20 +139,37 @@ pub fn parent(pid: u32) -> io::Result<u32> {
     parsed.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no parent in stat"))
 }
 
-/// The controlling terminal's device number and the session id from `/proc/PID/stat`.
+/// A process's session, and the terminal that controls it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Session {
+    /// Id: the pid of its leader.
+    pub id: u32,
+    /// Device number of the controlling terminal as the kernel encodes it for user space; 0 without.
+    pub terminal: i64,
+    /// Process group in the terminal's foreground.
+    pub foreground: Option<u32>,
+}
+
+/// The session from `/proc/PID/stat` (fields `session`, `tty_nr` and `tpgid` of proc_pid_stat(5)).
 ///
 /// # Errors
 ///
 /// `NotFound` once it is gone; `InvalidData` for text that is no stat line.
-pub fn terminal_and_session(pid: u32) -> io::Result<(i64, u32)> {
+pub fn session(pid: u32) -> io::Result<Session> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let parsed = text.rsplit_once(')').and_then(|(_, rest)| {
         let mut fields = rest.split_ascii_whitespace();
-        let session = fields.nth(3)?.parse().ok()?;
+        let id = fields.nth(3)?.parse().ok()?;
         let terminal = fields.next()?.parse().ok()?;
-        Some((terminal, session))
+        // -1 without a terminal.
+        let foreground = fields.next()?.parse().ok();
+        Some(Session {
+            id,
+            terminal,
+            foreground,
+        })
     });
-    parsed.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no terminal in stat"))
+    parsed.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no session in stat"))
 }
 
 /// Threads of a process, the leader among them.

@@ -11,6 +11,7 @@ mod kubernetes;
 mod pods;
 mod story;
 mod survival;
+mod terminals;
 mod tools;
 mod undumpable;
 
@@ -68,6 +69,7 @@ fn trials() -> Vec<Trial> {
         bad_input::TESTS,
         engines::TESTS,
         undumpable::TESTS,
+        terminals::TESTS,
         hostile::TESTS,
         forged::TESTS,
         applications::TESTS,

@@ -123,7 +123,7 @@ fn perform(
         upper: rootfs.upper.clone(),
         merged: rootfs.merged.clone(),
     };
-    let scan = preflight::scan(subject.init, job.container.config.tty)?;
+    let scan = preflight::scan(subject.init)?;
     let memory = scan
         .memory_bytes
         .iter()

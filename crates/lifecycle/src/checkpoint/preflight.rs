@@ -5,12 +5,15 @@
 //! pid, descriptor and path. The list follows what CRIU 4.2 refuses (its `criu/files.c`,
 //! `criu/sockets.c`, `criu/namespaces.c`); what passes here may still be refused there.
 
+mod terminals;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use rustix::io::Errno;
 use sys::proc::OpenFile;
 
+use self::terminals::Terminals;
 use crate::error::Error;
 
 /// Kernel state of a connected unix socket.
@@ -36,20 +39,22 @@ pub(crate) struct Scan {
 ///
 /// [`Error::Precondition`] that lists what cannot be dumped; [`Error::Failed`] when the container
 /// ended meanwhile.
-pub(crate) fn scan(init: u32, tty: bool) -> Result<Scan, Error> {
+pub(crate) fn scan(init: u32) -> Result<Scan, Error> {
     let gone = |error| Error::failed("look at the container's processes", error);
     let pids = sys::proc::tree(init).map_err(gone)?;
     let namespaces = sys::proc::namespaces(init).map_err(gone)?;
     let mut look = Look {
         init,
         namespaces,
-        tty,
         ..Look::default()
     };
     for pid in &pids {
         look.process(*pid);
     }
     look.unix_sockets();
+    for (pid, problem) in look.terminals.problems() {
+        look.problem(pid, problem);
+    }
     if look.problems.is_empty() {
         return Ok(Scan {
             pids,
@@ -68,10 +73,10 @@ pub(crate) fn scan(init: u32, tty: bool) -> Result<Scan, Error> {
 struct Look {
     init: u32,
     namespaces: BTreeMap<String, String>,
-    tty: bool,
     problems: Vec<String>,
     memory: Vec<u64>,
     watches: BTreeSet<(u64, u64)>,
+    terminals: Terminals,
     /// Unix sockets by inode: pid and descriptor of the first holder.
     unix: BTreeMap<u32, (u32, u32)>,
 }
@@ -102,9 +107,6 @@ impl Look {
         self.mappings(pid);
         for file in sys::proc::open_files(pid).unwrap_or_default() {
             self.file(pid, &file);
-        }
-        if self.tty {
-            self.inherited_terminal(pid);
         }
     }
 
@@ -234,32 +236,12 @@ impl Look {
                 let text = format!("holds device {target} ({major}:{minor}) as fd {fd}");
                 self.problem(pid, format!("{text}, which CRIU cannot dump"));
             }
+            FileType::CharacterDevice => self.terminals.see(pid, fd, (major, minor)),
             FileType::BlockDevice => {
                 let text = format!("holds block device {target} ({major}:{minor}) as fd {fd}");
                 self.problem(pid, format!("{text}, which CRIU cannot dump"));
             }
             _ => {}
-        }
-    }
-
-    /// CRIU restores `/dev/tty` only in the session leader ("ctty inheritance").
-    fn inherited_terminal(&mut self, pid: u32) {
-        let Ok((_, session)) = sys::proc::terminal_and_session(pid) else {
-            return;
-        };
-        let own = sys::proc::status(pid)
-            .ok()
-            .and_then(|status| status.ns_pids.last().copied());
-        let leader = session == pid || own == Some(session);
-        if leader {
-            return;
-        }
-        for file in sys::proc::open_files(pid).unwrap_or_default() {
-            if file.target == "/dev/tty" {
-                let fd = file.fd;
-                let text = format!("holds /dev/tty as fd {fd} without being the session's leader");
-                self.problem(pid, format!("{text}, which CRIU cannot restore"));
-            }
         }
     }
 
@@ -367,7 +349,7 @@ mod tests {
             .stdin(stdin)
             .spawn()
             .unwrap();
-        let error = scan(child.pid(), false).unwrap_err();
+        let error = scan(child.pid()).unwrap_err();
         drop(server);
         let text = error.to_string();
         assert!(matches!(error, Error::Precondition(_)), "{text}");
@@ -384,7 +366,7 @@ mod tests {
             .arg("60")
             .spawn()
             .unwrap();
-        let scan = scan(child.pid(), false).unwrap();
+        let scan = scan(child.pid()).unwrap();
         assert_eq!(scan.pids, [child.pid()]);
         assert_eq!(scan.memory_bytes.len(), 1);
     }

@@ -272,7 +272,8 @@ fn a_monitor_keeps_nothing_of_who_started_it() {
         std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap(),
         Path::new("/")
     );
-    assert_eq!(sys::proc::terminal_and_session(pid).unwrap(), (0, pid));
+    let session = sys::proc::session(pid).unwrap();
+    assert_eq!((session.id, session.terminal), (pid, 0));
     assert_ne!(sys::proc::parent(pid).unwrap(), std::process::id());
     assert_eq!(sys::proc::parent(started.container_pid).unwrap(), pid);
     let written = std::fs::read_to_string(fixture.spec.run_dir.join("monitor.pid")).unwrap();
