@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use criu_rpc::Criu;
+use criu_rpc::{Criu, Version};
 use sys::process::Deadline;
 
 use crate::checkpoint::{Cancel, Reason};
@@ -30,12 +30,6 @@ use crate::runtimes::find_program;
 
 /// Time for the probe of one candidate.
 const PROBE: Duration = Duration::from_secs(15);
-
-/// The lowest version that can dump inet sockets on kernels from 6.16 on.
-const FOR_NEW_KERNELS: &str = "4.2";
-
-/// The lowest version with every option that a dump uses (`network_lock` SKIP).
-const FOR_OLD_KERNELS: &str = "3.19";
 
 /// A CRIU that has dumped here.
 #[derive(Debug, Clone)]
@@ -208,14 +202,6 @@ impl Drop for Round {
     }
 }
 
-fn required() -> &'static str {
-    let kernel = sys::sysinfo::kernel();
-    match sys::sysinfo::kernel_version(&kernel.release) {
-        Some(version) if version < (6, 16) => FOR_OLD_KERNELS,
-        _ => FOR_NEW_KERNELS,
-    }
-}
-
 fn probe(candidates: &[PathBuf], run: &Path) -> Result<Usable, String> {
     let mut findings = Vec::new();
     for candidate in candidates {
@@ -228,10 +214,10 @@ fn probe(candidates: &[PathBuf], run: &Path) -> Result<Usable, String> {
             Err(finding) => findings.push(format!("{}: {finding}", binary.display())),
         }
     }
+    let kernel = sys::sysinfo::kernel().release;
     Err(format!(
-        "checkpoint/restore requires at least CRIU {} on this kernel ({}); found: {}",
-        required(),
-        sys::sysinfo::kernel().release,
+        "checkpoint/restore requires at least CRIU {} on this kernel ({kernel}); found: {}",
+        Version::needed_by(&kernel),
         findings.join("; ")
     ))
 }
