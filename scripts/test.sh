@@ -108,7 +108,7 @@ fi
 check "test images" bash -c '
     set -e
     for variant in base workload redis python; do
-        scripts/build-image.sh "$variant" "target/images/$variant.tar"
+        scripts/build-image.sh "$variant" "${CARGO_TARGET_DIR:-target}/images/$variant.tar"
     done'
 if [ -n "$filter" ]; then
     check "integration" cargo test --locked -p integration --test e2e -- "$filter"
