@@ -1,7 +1,7 @@
 //! Archives whose images name what the request does not have: paths through /proc, a mount. Each is
 //! honest but for that, and sealed again; CRIU never sees it.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use cri_server::v1;
@@ -70,7 +70,7 @@ fn refused_path(
 }
 
 /// The archive as thawd made it is restored.
-fn honest_is_restored(pod: &Pod, original: &Container, archive: &PathBuf) -> Result<()> {
+fn honest_is_restored(pod: &Pod, original: &Container, archive: &Path) -> Result<()> {
     let source = archive.display().to_string();
     let restored = pod.start(original.restored_config(&source, "honest"))?;
     restored.log.wait_more(2).map(drop)
