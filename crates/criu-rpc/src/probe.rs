@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::Mode;
-use sys::process::{Child, Command, Deadline};
+use sys::process::{Child, Command, Deadline, Stdio};
 
 use crate::{CancelToken, Criu, DumpOptions, Error, Features, NotifyReply, Version};
 
@@ -105,11 +105,12 @@ impl Criu {
     }
 }
 
-/// A process of ours in a session of its own, killed with its guard.
+/// A process of ours in a session of its own, killed with its guard. It reads from a pipe of ours, so
+/// that it ends as well when this process is killed before the guard can do anything.
 fn listener_process() -> io::Result<Child> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    Command::new("sleep")
-        .arg("3600")
+    Command::new("cat")
+        .stdin(Stdio::Pipe)
         .fd(listener.into(), 3)
         .new_session()
         .env_clear()
@@ -131,5 +132,21 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed is left for whoever clears the scratch directory.
         sys::fs::remove_tree(&self.0).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sys::process::ExitStatus;
+
+    #[test]
+    fn the_process_ends_when_nobody_holds_its_pipe() {
+        let mut child = listener_process().unwrap();
+        assert_eq!(child.wait(Some(Duration::from_millis(50))).unwrap(), None);
+        // As the kernel does it for a process that is killed.
+        drop(child.stdin.take().unwrap());
+        let end = child.wait(Some(Duration::from_secs(30))).unwrap();
+        assert_eq!(end, Some(ExitStatus::Code(0)));
     }
 }
