@@ -279,7 +279,8 @@ fn dismantle(ctx: &Context, record: &SandboxRecord) -> Result<(), Error> {
     if let Some(netns) = netns_path(&ctx.config, record) {
         steps.push(("network", detach(ctx, record, &netns)));
     }
-    if record.config.namespaces.pid == NamespaceMode::Pod {
+    // On another boot its pid and start time may be another process's.
+    if record.config.namespaces.pid == NamespaceMode::Pod && record.boot_id == ctx.boot_id {
         steps.push(("pid namespace", init::end(record).map_err(text)));
     }
     for kind in [
