@@ -1,5 +1,7 @@
 //! A thawd of one test's own.
 
+mod settings;
+
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,11 +16,21 @@ use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::unified::Unified;
 use super::{arena, cgroups, needs, wait};
 use crate::cri::Cri;
 
 /// Numbers the daemons of this run: each has its own bridge, subnet and cgroup.
 static STARTED: AtomicUsize = AtomicUsize::new(1);
+
+/// What a thawd is started on.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ground {
+    /// Whether it sees cgroup v2 and nothing else; the host's mounts otherwise.
+    pub(crate) unified: bool,
+    /// Its handlers in the order of preference, `crun` and `runc`; its own defaults when empty.
+    pub(crate) handlers: &'static [&'static str],
+}
 
 /// A private thawd. Dropping it kills it and removes all it made.
 pub(crate) struct Thawd {
@@ -27,14 +39,24 @@ pub(crate) struct Thawd {
     process: Option<Child>,
     number: usize,
     criu: Option<PathBuf>,
+    ground: Ground,
+    unified: Option<Unified>,
 }
 
 impl Thawd {
     /// Starts one with the default configuration and waits until it answers.
     ///
     /// # Errors
-    /// When it ends or does not answer in time; with the end of its log.
+    /// As [`start_on`](Self::start_on).
     pub(crate) fn start() -> Result<Self> {
+        Self::start_on(Ground::default())
+    }
+
+    /// Starts one and waits until it answers.
+    ///
+    /// # Errors
+    /// When it ends or does not answer in time; with the end of its log.
+    pub(crate) fn start_on(ground: Ground) -> Result<Self> {
         // Not /tmp: overlayfs wants a file system with extended attributes below it, and /tmp is
         // often a tmpfs.
         let directory = tempfile::Builder::new()
@@ -52,6 +74,8 @@ impl Thawd {
             process: None,
             number,
             criu: None,
+            ground,
+            unified: ground.unified.then(Unified::new).transpose()?,
         };
         thawd.write_cni()?;
         thawd.launch()?;
@@ -131,10 +155,6 @@ impl Thawd {
     ///
     /// # Errors
     /// As [`start`](Self::start).
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the harness runs the programs under test"
-    )]
     pub(crate) fn launch(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "thawd runs already");
         let config = self.path("config.toml");
@@ -144,7 +164,8 @@ impl Thawd {
             .append(true)
             .open(self.path("thawd.log"))?;
         let socket = format!("unix://{}", self.path("run/thawd.sock").display());
-        let mut process = Command::new("setpriv")
+        let mut process = self
+            .command("setpriv")
             // A test program that is killed takes its daemon with it.
             .args(["--pdeathsig", "KILL", "--"])
             .arg(needs::program("thawd")?)
@@ -172,6 +193,18 @@ impl Thawd {
             .with_context(|| format!("thawd's log ends with:\n{}", self.log_tail()))
     }
 
+    /// A command that sees what it sees.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the harness runs the programs under test"
+    )]
+    fn command(&self, program: &str) -> Command {
+        match &self.unified {
+            Some(unified) => unified.command(program),
+            None => Command::new(program),
+        }
+    }
+
     /// The end of its log, for reports of failures.
     pub(crate) fn log_tail(&self) -> String {
         let log = self.log();
@@ -182,65 +215,13 @@ impl Thawd {
             .join("\n")
     }
 
-    fn configuration(&self) -> String {
-        let display = |name| self.path(name).display().to_string();
-        let mut text = format!(
-            "cgroup_parent = {cgroup:?}\n\
-             log_level = \"info\"\n\
-             [cni]\n\
-             conf_dirs = [{cni:?}]\n\
-             bin_dirs = [{plugins:?}]\n\
-             [checkpoint]\n\
-             restore_directories = [{archives:?}]\n",
-            cgroup = self.cgroup(),
-            cni = display("cni"),
-            plugins = needs::plugins(),
-            archives = display("archives"),
-        );
-        if let Some(criu) = &self.criu {
-            text.push_str(&format!("criu = [{:?}]\n", criu.display().to_string()));
-        }
-        text
-    }
-
-    fn bridge(&self) -> String {
-        format!("thawd{}", self.number)
-    }
-
-    /// A bridge of its own, addresses of its own, and published ports.
-    fn write_cni(&self) -> Result<()> {
-        let network = serde_json::json!({
-            "cniVersion": "1.0.0",
-            "name": self.bridge(),
-            "plugins": [
-                {
-                    "type": "bridge",
-                    "bridge": self.bridge(),
-                    "isGateway": true,
-                    "ipMasq": false,
-                    "ipam": {
-                        "type": "host-local",
-                        "dataDir": self.path("ipam"),
-                        "ranges": [[{"subnet": format!("10.77.{}.0/24", self.number % 256)}]],
-                        "routes": [{"dst": "0.0.0.0/0"}],
-                    },
-                },
-                {"type": "portmap", "capabilities": {"portMappings": true}},
-            ],
-        });
-        write(&self.path("cni/10-test.conflist"), &network.to_string())
-    }
-
     /// Runs `thaw` against it.
     ///
     /// # Errors
     /// When it cannot be started; a status other than 0 is no error.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the harness runs the programs under test"
-    )]
     pub(crate) fn thaw(&self, arguments: &[&str]) -> Result<Output> {
-        Command::new(needs::program("thaw")?)
+        let program = needs::program("thaw")?;
+        self.command(program.to_str().context("path of thaw")?)
             .arg("--address")
             .arg(format!("unix://{}", self.path("run/thawd.sock").display()))
             .args(arguments)
@@ -322,7 +303,11 @@ impl Thawd {
 
     /// Mount points below its directory, the newest first.
     fn mounts(&self) -> Result<Vec<PathBuf>> {
-        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        let table = match &self.unified {
+            Some(unified) => unified.proc("mounts"),
+            None => PathBuf::from("/proc/self/mounts"),
+        };
+        let mounts = std::fs::read_to_string(table)?;
         let points = mounts
             .lines()
             .filter_map(|line| line.split(' ').nth(1))
@@ -344,9 +329,10 @@ impl Drop for Thawd {
         let failures = [
             cgroups::remove(&self.cgroup()).err(),
             cgroups::remove(&format!("{}-monitors", self.cgroup())).err(),
+            // Those of another namespace end with it.
             self.mounts()
                 .map(|mounts| {
-                    for mount in mounts {
+                    for mount in mounts.into_iter().filter(|_| self.unified.is_none()) {
                         unmount(mount, UnmountFlags::DETACH).ok();
                     }
                 })

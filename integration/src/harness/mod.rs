@@ -9,4 +9,5 @@ pub(crate) mod kubelet;
 pub(crate) mod load;
 pub(crate) mod log;
 pub(crate) mod needs;
+pub(crate) mod unified;
 pub(crate) mod wait;

@@ -14,6 +14,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("jq", "jq"),
     ("tar", "tar"),
     ("unshare", "util-linux"),
+    ("nsenter", "util-linux"),
     ("setpriv", "util-linux"),
 ];
 
@@ -129,6 +130,9 @@ pub(crate) fn tool(name: &str, script: &str) -> Result<PathBuf> {
     found.with_context(|| format!("{name} is missing; run: {script}"))
 }
 
+/// The crun that can restore, where scripts/install-crun.sh puts it.
+pub(crate) const CRUN: &str = "/opt/thawd/crun/bin/crun";
+
 /// Everything that is missing, each with its remedy.
 pub(crate) fn missing() -> Vec<String> {
     let mut missing = Vec::new();
@@ -154,6 +158,9 @@ pub(crate) fn missing() -> Vec<String> {
     missing.extend(own.map(|error| error.to_string()));
     if !Path::new("/opt/thawd/criu/bin/criu").exists() && !on_path("criu") {
         missing.push("CRIU is missing; run: scripts/install-criu.sh".to_owned());
+    }
+    if !Path::new(CRUN).exists() {
+        missing.push(format!("{CRUN} is missing; run: scripts/install-crun.sh"));
     }
     missing
 }

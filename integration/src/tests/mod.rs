@@ -3,6 +3,7 @@
 mod applications;
 mod bad_input;
 mod containers;
+mod crun;
 mod ends;
 mod engines;
 mod forged;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Failed, Trial};
 
-use crate::harness::daemon::Thawd;
+use crate::harness::daemon::{Ground, Thawd};
 use crate::harness::{arena, cgroups, needs};
 
 /// A test: it is given a thawd of its own.
@@ -78,17 +79,18 @@ fn trials() -> Vec<Trial> {
     ]
     .into_iter()
     .flatten();
-    tests
-        .map(|(name, test)| {
+    let here = tests.map(|test| (Ground::default(), test));
+    here.chain(crun::trials())
+        .map(|(ground, (name, test))| {
             Trial::test(*name, move || {
-                run_one(*test).map_err(|error| Failed::from(format!("{error:#}")))
+                run_one(ground, *test).map_err(|error| Failed::from(format!("{error:#}")))
             })
         })
         .collect()
 }
 
-fn run_one(test: Test) -> Result<()> {
-    let mut thawd = Thawd::start()?;
+fn run_one(ground: Ground, test: Test) -> Result<()> {
+    let mut thawd = Thawd::start_on(ground)?;
     match test(&mut thawd) {
         Ok(()) => thawd.finish(),
         Err(error) => {

@@ -40,7 +40,7 @@ pub(super) const TESTS: &[(&str, Test)] = &[
 ];
 
 /// Freezes a counter and says between which counts that was.
-fn freeze(original: &Container, archive: &Path) -> Result<(u64, u64)> {
+pub(super) fn freeze(original: &Container, archive: &Path) -> Result<(u64, u64)> {
     let before = original.log.count()?;
     original
         .checkpoint(archive)
@@ -55,7 +55,7 @@ fn start_counter(thawd: &Thawd, pod: &Pod) -> Result<Container> {
     Ok(original)
 }
 
-fn counts_on_from_the_freeze(thawd: &mut Thawd) -> Result<()> {
+pub(super) fn counts_on_from_the_freeze(thawd: &mut Thawd) -> Result<()> {
     let pod = Pod::run(thawd, "first")?;
     ensure!(pod.ip()?.starts_with("10.77."), "address {}", pod.ip()?);
     let original = start_counter(thawd, &pod)?;
@@ -170,7 +170,7 @@ fn thaws_twice_side_by_side(thawd: &mut Thawd) -> Result<()> {
     original.check()
 }
 
-fn freezes_again_after_the_thaw(thawd: &mut Thawd) -> Result<()> {
+pub(super) fn freezes_again_after_the_thaw(thawd: &mut Thawd) -> Result<()> {
     let pod = Pod::run(thawd, "pod")?;
     let mut current = start_counter(thawd, &pod)?;
     for round in 1..=3 {
@@ -189,7 +189,7 @@ fn freezes_again_after_the_thaw(thawd: &mut Thawd) -> Result<()> {
     Ok(())
 }
 
-fn a_restored_container_is_an_ordinary_one(thawd: &mut Thawd) -> Result<()> {
+pub(super) fn a_restored_container_is_an_ordinary_one(thawd: &mut Thawd) -> Result<()> {
     let pod = Pod::run(thawd, "first")?;
     let original = start_counter(thawd, &pod)?;
     let archive = thawd.path("archives/counter.tar");
@@ -245,7 +245,7 @@ fn a_restored_container_is_an_ordinary_one(thawd: &mut Thawd) -> Result<()> {
     Ok(())
 }
 
-fn survives_kills(thawd: &mut Thawd) -> Result<()> {
+pub(super) fn survives_kills(thawd: &mut Thawd) -> Result<()> {
     fn crash(thawd: &mut Thawd) -> Result<()> {
         thawd.kill()?;
         thawd.launch()

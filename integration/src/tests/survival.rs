@@ -121,7 +121,7 @@ fn survives_as(thawd: &mut Thawd, config: v1::ContainerConfig) -> Result<()> {
     original.check()
 }
 
-fn everything_at_once(thawd: &mut Thawd) -> Result<()> {
+pub(super) fn everything_at_once(thawd: &mut Thawd) -> Result<()> {
     let features = [
         "counter",
         "memory=32",
@@ -147,7 +147,7 @@ fn everything_at_once(thawd: &mut Thawd) -> Result<()> {
     survives(thawd, &features)
 }
 
-fn a_bind_mount(thawd: &mut Thawd) -> Result<()> {
+pub(super) fn a_bind_mount(thawd: &mut Thawd) -> Result<()> {
     let mut config = workload_config("workload", &["bind=/data"]);
     config.mounts.push(v1::Mount {
         container_path: "/data".to_owned(),
@@ -157,13 +157,13 @@ fn a_bind_mount(thawd: &mut Thawd) -> Result<()> {
     survives_as(thawd, config)
 }
 
-fn a_terminal(thawd: &mut Thawd) -> Result<()> {
+pub(super) fn a_terminal(thawd: &mut Thawd) -> Result<()> {
     let mut config = workload_config("workload", &["tty"]);
     config.tty = true;
     survives_as(thawd, config)
 }
 
-fn tcp_connections_of_the_original(thawd: &mut Thawd) -> Result<()> {
+pub(super) fn tcp_connections_of_the_original(thawd: &mut Thawd) -> Result<()> {
     thawd.load("workload")?;
     let pod = Pod::run(thawd, "first")?;
     let original = pod.start(workload_config("server", &["tcp=7001", "counter"]))?;

@@ -1,0 +1,388 @@
+//! crun, and runc beside it, where cgroup v2 is all there is: what else the handlers promise there,
+//! and which of them is the default.
+//!
+//! crun refuses a host with v1 and v2 side by side, so these tests give their thawd a view of its own
+//! (see `harness::unified`). The story and the survival workloads are those of the other modules.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use cri_server::v1;
+use tonic::Code;
+
+use super::bad_input::refused;
+use super::pods::BUSYBOX;
+use super::{Test, story, survival};
+use crate::harness::containers::{Container, Pod, container_config, pod_config, workload_config};
+use crate::harness::daemon::{Ground, Thawd};
+use crate::harness::{arena, wait};
+
+/// crun is preferred.
+const CRUN: Ground = Ground {
+    unified: true,
+    handlers: &["crun", "runc"],
+};
+/// runc alone.
+const RUNC: Ground = Ground {
+    unified: true,
+    handlers: &["runc"],
+};
+/// The host's own hierarchies.
+const HOST: Ground = Ground {
+    unified: false,
+    handlers: &["crun", "runc"],
+};
+
+const ON_CRUN: &[(&str, Test)] = &[
+    (
+        "crun::counts_on_from_the_freeze",
+        story::counts_on_from_the_freeze,
+    ),
+    (
+        "crun::freezes_again_after_the_thaw",
+        story::freezes_again_after_the_thaw,
+    ),
+    (
+        "crun::a_restored_container_is_an_ordinary_one",
+        story::a_restored_container_is_an_ordinary_one,
+    ),
+    (
+        "crun::survives_a_kill_of_thawd_between_any_two_steps",
+        story::survives_kills,
+    ),
+    (
+        "crun::everything_survives_at_once",
+        survival::everything_at_once,
+    ),
+    ("crun::a_bind_mount_survives", survival::a_bind_mount),
+    ("crun::a_terminal_survives", survival::a_terminal),
+    (
+        "crun::tcp_connections_of_the_original_survive",
+        survival::tcp_connections_of_the_original,
+    ),
+    (
+        "crun::is_the_default_where_cgroup_v2_is_all_there_is",
+        default_on_v2,
+    ),
+    ("crun::restored_tasks_are_fenced_in", fenced_in),
+    (
+        "crun::no_restored_task_runs_before_the_device_rules",
+        device_rules,
+    ),
+    (
+        "crun::archives_go_from_runc_to_crun_and_back",
+        between_runtimes,
+    ),
+    (
+        "crun::archives_of_the_other_cgroup_version_are_refused",
+        other_version,
+    ),
+    ("crun::limits_are_set_or_refused_by_name", limits),
+];
+
+const ON_RUNC: &[(&str, Test)] = &[
+    (
+        "cgroup2::runc_counts_on_from_the_freeze",
+        story::counts_on_from_the_freeze,
+    ),
+    (
+        "cgroup2::everything_survives_runc_at_once",
+        survival::everything_at_once,
+    ),
+    ("cgroup2::restored_tasks_of_runc_are_fenced_in", fenced_in),
+];
+
+const ON_HOST: &[(&str, Test)] = &[(
+    "crun::is_passed_over_where_v1_and_v2_stand_side_by_side",
+    default_on_host,
+)];
+
+/// The tests, and what each one's thawd is started on.
+pub(super) fn trials() -> impl Iterator<Item = (Ground, &'static (&'static str, Test))> {
+    let on = |ground, tests: &'static [_]| tests.iter().map(move |test| (ground, test));
+    on(CRUN, ON_CRUN)
+        .chain(on(RUNC, ON_RUNC))
+        .chain(on(HOST, ON_HOST))
+}
+
+/// Where the v2 hierarchy of the test program's own view is: the same tree as in any other.
+fn v2() -> Result<PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let mut fields = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    let found = fields.find(|fields| fields.get(2) == Some(&"cgroup2"));
+    let path = found.and_then(|fields| fields.get(1).map(PathBuf::from));
+    path.context("no cgroup2 is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
+}
+
+/// Whether the host has v1 and v2, with controllers on v2: what crun refuses.
+fn hybrid() -> Result<bool> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+    let v1 = mounts
+        .lines()
+        .any(|line| line.split(' ').nth(2) == Some("cgroup"));
+    Ok(v1 && !controllers()?.is_empty())
+}
+
+fn controllers() -> Result<BTreeSet<String>> {
+    let text = std::fs::read_to_string(v2()?.join("cgroup.controllers"))?;
+    Ok(text.split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+/// The handlers that Status tells, the default one first.
+fn handlers(thawd: &Thawd) -> Result<Vec<String>> {
+    let status = thawd.cri().status(v1::StatusRequest { verbose: false })?;
+    let names = status.runtime_handlers.into_iter();
+    Ok(names
+        .map(|handler| handler.name)
+        .filter(|name| !name.is_empty())
+        .collect())
+}
+
+/// A pod whose request names no handler is given this one, and its container is in that one's books.
+fn the_default_is(thawd: &Thawd, name: &str) -> Result<()> {
+    thawd.load("workload")?;
+    let pod = Pod::run(thawd, "pod")?;
+    let container = pod.start(workload_config("counter", &["counter"]))?;
+    let books = thawd.path(&format!("run/runtime/{name}"));
+    ensure!(
+        books.join(&container.id).is_dir(),
+        "{name} does not know the container of a pod without a handler"
+    );
+    container.log.wait_count(2)?;
+    container.check()
+}
+
+fn default_on_v2(thawd: &mut Thawd) -> Result<()> {
+    let found = handlers(thawd)?;
+    ensure!(found == ["crun", "runc"], "{found:?}");
+    the_default_is(thawd, "crun")
+}
+
+fn default_on_host(thawd: &mut Thawd) -> Result<()> {
+    let found = handlers(thawd)?;
+    if !hybrid()? {
+        ensure!(found == ["crun", "runc"], "{found:?}");
+        return the_default_is(thawd, "crun");
+    }
+    ensure!(found == ["runc"], "{found:?}");
+    let named = v1::RunPodSandboxRequest {
+        config: Some(pod_config(thawd, "named")),
+        runtime_handler: "crun".to_owned(),
+    };
+    refused(
+        thawd.cri().run_pod_sandbox(named),
+        Code::FailedPrecondition,
+        &["\"crun\"", "hybrid"],
+    )?;
+    the_default_is(thawd, "runc")
+}
+
+/// Freezes a container, removes it and thaws it in the same pod.
+fn thaw(thawd: &Thawd, pod: &Pod, original: &Container) -> Result<Container> {
+    let archive = thawd.path("archives/one.tar");
+    original
+        .checkpoint(&archive)
+        .context("CheckpointContainer")?;
+    original.stop()?;
+    original.remove()?;
+    let source = archive.display().to_string();
+    pod.start(original.restored_config(&source, "restored"))
+}
+
+/// All tasks are in the container's cgroup and see no more of the tree; what is masked stays so.
+fn fenced_in(thawd: &mut Thawd) -> Result<()> {
+    thawd.load("workload")?;
+    let pod = Pod::run(thawd, "pod")?;
+    let original = pod.start(workload_config("family", &["counter", "children=3"]))?;
+    original.log.wait_count(5)?;
+    let tasks = |container: &Container| -> Result<Vec<String>> {
+        let directory = v2()?.join(format!(
+            "{}/pod/{}",
+            thawd.cgroup().trim_start_matches('/'),
+            container.id
+        ));
+        let text = std::fs::read_to_string(directory.join("cgroup.procs"))
+            .with_context(|| directory.display().to_string())?;
+        Ok(text.lines().map(str::to_owned).collect())
+    };
+    let before = tasks(&original)?.len();
+    ensure!(before == 4, "{before} tasks before the freeze");
+    let restored = thaw(thawd, &pod, &original)?;
+    restored.log.wait_more(5)?;
+    restored.check()?;
+    let after = tasks(&restored)?;
+    ensure!(
+        after.len() == before,
+        "{} tasks are in the cgroup",
+        after.len()
+    );
+    let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/cgroup"));
+    let own = of("self")?;
+    let found: BTreeSet<PathBuf> = after.iter().map(|pid| of(pid)).collect::<Result<_, _>>()?;
+    ensure!(
+        found.len() == 1 && !found.contains(&own),
+        "cgroup namespaces {found:?}"
+    );
+    let script = "cat /proc/self/cgroup | grep ^0; ls -d /sys/fs/cgroup/*/; \
+                  cat /proc/keys /sys/firmware/* /proc/acpi/*; \
+                  touch /sys/firmware/x /proc/acpi/x /sys/fs/cgroup/x && echo written";
+    let seen = restored.exec(&["sh", "-c", script])?;
+    ensure!(seen.stdout.trim() == "0::/", "{seen:?}");
+    ensure!(
+        seen.stderr.matches("Read-only file system").count() == 3,
+        "{seen:?}"
+    );
+    restored.stop()?;
+    ensure!(
+        restored.wait_exit()?.exit_code == 0,
+        "{:?}",
+        restored.status()?
+    );
+    Ok(())
+}
+
+/// Major and minor number of a block device of the host that root may read.
+fn disk() -> Result<(u32, u32)> {
+    let mut entries = std::fs::read_dir("/sys/class/block")?.flatten();
+    let found = entries.find_map(|entry| {
+        std::fs::File::open(Path::new("/dev").join(entry.file_name())).ok()?;
+        let text = std::fs::read_to_string(entry.path().join("dev")).ok()?;
+        let (major, minor) = text.trim().split_once(':')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    });
+    found.context("the test needs a block device that root may read")
+}
+
+/// A container that keeps trying to open a disk never can, at no moment of its restore.
+fn device_rules(thawd: &mut Thawd) -> Result<()> {
+    let (major, minor) = disk()?;
+    thawd.load("base")?;
+    // A restored /dev has the request's devices only: it makes its own again.
+    let script = format!(
+        "n=0; while :; do n=$((n + 1)); \
+         [ -b /dev/disk ] || mknod /dev/disk b {major} {minor} || exit 1; \
+         if true 2>/dev/null </dev/disk; then echo opened; fi; \
+         [ $((n % 2000)) != 0 ] || echo count=$n ok; done"
+    );
+    let pod = Pod::run(thawd, "pod")?;
+    let config = container_config("opener", BUSYBOX, &["sh", "-c", &script]);
+    let original = pod.start(config)?;
+    original.log.wait_count(2000)?;
+    let restored = thaw(thawd, &pod, &original)?;
+    restored.log.wait_more(4000)?;
+    let lines = restored.log.lines()?;
+    let opened = lines.iter().filter(|line| line.contains("opened")).count();
+    ensure!(opened == 0, "the disk was opened {opened} times");
+    Ok(())
+}
+
+fn between_runtimes(thawd: &mut Thawd) -> Result<()> {
+    thawd.load("workload")?;
+    let features = ["counter", "memory=8", "tmpfs=/dev", "deleted", "pipes"];
+    for (from, to) in [("runc", "crun"), ("crun", "runc")] {
+        let pod = |handler: &str| {
+            let name = format!("{from}-to-{to}-{handler}");
+            Pod::run_with(thawd, pod_config(thawd, &name), handler)
+        };
+        let (first, second) = (pod(from)?, pod(to)?);
+        let original = first.start(workload_config("workload", &features))?;
+        original.log.wait_count(5)?;
+        let archive = thawd.path(&format!("archives/{from}.tar"));
+        let frozen = story::freeze(&original, &archive)?;
+        let source = archive.display().to_string();
+        let moved = second
+            .start(original.restored_config(&source, "moved"))
+            .with_context(|| format!("from {from} to {to}"))?;
+        moved.log.wait_thawed(frozen)?;
+        moved.check()?;
+        // And home again, from what the other one restored.
+        let archive = thawd.path(&format!("archives/{from}-{to}.tar"));
+        let frozen = story::freeze(&moved, &archive)?;
+        let source = archive.display().to_string();
+        let back = first
+            .start(original.restored_config(&source, "back"))
+            .with_context(|| format!("from {from} to {to} and back"))?;
+        back.log.wait_thawed(frozen)?;
+        back.check()?;
+        for container in [&original, &moved, &back] {
+            container.stop()?;
+        }
+    }
+    Ok(())
+}
+
+/// Archives of a thawd on the host's own hierarchies, and of this one, each given to the other.
+fn other_version(thawd: &mut Thawd) -> Result<()> {
+    fn archive(thawd: &Thawd) -> Result<(Pod, Container, PathBuf)> {
+        thawd.load("workload")?;
+        let pod = Pod::run(thawd, "pod")?;
+        let original = pod.start(workload_config("counter", &["counter"]))?;
+        original.log.wait_count(3)?;
+        let archive = thawd.path("archives/one.tar");
+        original.checkpoint(&archive)?;
+        Ok((pod, original, archive))
+    }
+    fn give(
+        archive: &Path,
+        thawd: &Thawd,
+        (pod, original): (&Pod, &Container),
+        words: &[&str],
+    ) -> Result<()> {
+        let foreign = thawd.path("archives/foreign.tar");
+        let (from, to) = (archive.display().to_string(), foreign.display().to_string());
+        arena::run("cp", &["--preserve=mode", &from, &to])?;
+        let config = original.restored_config(&to, "foreign");
+        if v1_mounted()? {
+            return refused(pod.create(config), Code::FailedPrecondition, words).map(drop);
+        }
+        let restored = pod.start(config)?;
+        restored.log.wait_more(3)?;
+        restored.check()
+    }
+    fn v1_mounted() -> Result<bool> {
+        let mounts = std::fs::read_to_string("/proc/self/mounts")?;
+        Ok(mounts
+            .lines()
+            .any(|line| line.split(' ').nth(2) == Some("cgroup")))
+    }
+    let host = Thawd::start()?;
+    let (pod, original, ours) = archive(thawd)?;
+    let (host_pod, host_original, theirs) = archive(&host)?;
+    let words = ["cgroup v1", "this node has v2"];
+    give(&theirs, thawd, (&pod, &original), &words)?;
+    let words = ["cgroup v2", "this node has v1"];
+    give(&ours, &host, (&host_pod, &host_original), &words)?;
+    host.finish()
+}
+
+/// With the controller a limit is in force, before and after a thaw; without it, it is refused.
+fn limits(thawd: &mut Thawd) -> Result<()> {
+    thawd.load("workload")?;
+    let pod = Pod::run(thawd, "pod")?;
+    let mut config = workload_config("limited", &["counter"]);
+    let limit = 256 << 20;
+    config.linux.get_or_insert_default().resources = Some(v1::LinuxContainerResources {
+        memory_limit_in_bytes: limit,
+        ..Default::default()
+    });
+    if !controllers()?.contains("memory") {
+        refused(pod.create(config), Code::Internal, &["memory.max"])?;
+        // Without limits it works, and nothing of the refused one is in the way.
+        let container = pod.start(workload_config("limited", &["counter"]))?;
+        container.log.wait_count(3)?;
+        return container.check();
+    }
+    let original = pod.start(config)?;
+    original.log.wait_count(3)?;
+    let restored = thaw(thawd, &pod, &original)?;
+    restored.log.wait_more(3)?;
+    let found = wait::until("the limit to be set", wait::PATIENCE, || {
+        let ran = restored.exec(&["cat", "/sys/fs/cgroup/memory.max"])?;
+        Ok((ran.code == 0).then_some(ran.stdout))
+    })?;
+    ensure!(found.trim() == limit.to_string(), "memory.max is {found}");
+    Ok(())
+}
