@@ -16,6 +16,7 @@ use sys::process::Deadline;
 
 use super::mounts::{self, DumpMounts};
 use super::preflight::Scan;
+use super::until::Until;
 use super::{Job, Subject, metadata, watches};
 use crate::context::Context;
 use crate::engine::Usable;
@@ -67,7 +68,7 @@ type SideResult = Result<Captured, Error>;
 #[derive(Debug)]
 struct Captured {
     member: String,
-    writer: TreeWriter<Spool>,
+    writer: TreeWriter<Until<Spool>>,
 }
 
 /// Dumps the container and captures its files.
@@ -259,6 +260,7 @@ fn finish(
             if member == bundler::names::ROOTFS_DIFF {
                 changes = report;
             }
+            let content = content.into_inner();
             Ok(Side { member, content })
         });
         match side {
@@ -285,10 +287,12 @@ fn open(path: &Path) -> Result<OwnedFd, Error> {
     sys::fs::open_dir(path).map_err(|error| Error::io("open", path, error))
 }
 
-fn spool(job: &Job) -> Result<Spool, Error> {
+fn spool(job: &Job) -> Result<Until<Spool>, Error> {
     let parent = job.request.location.parent().unwrap_or(Path::new("/"));
     let directory = open(parent)?;
-    Spool::new(&directory).map_err(|error| Error::failed("make a spool for captured files", error))
+    let spool = Spool::new(&directory)
+        .map_err(|error| Error::failed("make a spool for captured files", error))?;
+    Ok(Until::new(spool, &job.cancel))
 }
 
 /// The overlay's changes.
@@ -318,7 +322,7 @@ fn pod_shm(job: &Job, path: &Path) -> SideResult {
     written(bundler::names::DEVSHM.to_owned(), writer)
 }
 
-fn written(member: String, mut writer: TreeWriter<Spool>) -> SideResult {
+fn written(member: String, mut writer: TreeWriter<Until<Spool>>) -> SideResult {
     writer.write_all().map_err(archive_error)?;
     Ok(Captured { member, writer })
 }

@@ -20,6 +20,7 @@ mod metadata;
 pub(crate) mod mounts;
 mod preflight;
 mod publish;
+mod until;
 mod validate;
 mod watches;
 

@@ -8,6 +8,7 @@ use bundler::{ArchiveWriter, names};
 use rustix::fs::OFlags;
 
 use super::capture::{Taken, archive_error};
+use super::until::Until;
 use super::{Job, Subject, metadata};
 use crate::context::Context;
 use crate::engine::Usable;
@@ -54,7 +55,7 @@ pub(super) fn publish(
             .into_reader()
             .map_err(|error| Error::failed(format!("read back {}", side.member), error))?;
         writer
-            .append_reader(&side.member, reader)
+            .append_reader(&side.member, Until::new(reader, &job.cancel))
             .map_err(archive_error)?;
     }
     if !taken.changes.deleted.is_empty() || !taken.changes.opaque.is_empty() {
@@ -186,21 +187,25 @@ fn directory(ctx: &Context) -> PathBuf {
 ///
 /// # Errors
 ///
-/// What removing a file returns.
+/// What reading a note or removing a file returns, the last failure; every note is tried.
 pub(super) fn remove_leftovers(ctx: &Context) -> Result<(), Error> {
-    let directory = directory(ctx);
-    let Ok(entries) = std::fs::read_dir(&directory) else {
+    let Ok(entries) = std::fs::read_dir(directory(ctx)) else {
         return Ok(());
     };
+    let mut result = Ok(());
     for entry in entries.flatten() {
-        let note = entry.path();
-        let location =
-            std::fs::read_to_string(&note).map_err(|error| Error::io("read", &note, error))?;
-        let removed = bundler::remove_unfinished(Path::new(&location)).map_err(archive_error)?;
-        if removed > 0 {
-            tracing::info!(location, "removed an unfinished archive");
+        if let Err(error) = remove_leftover(&entry.path()) {
+            result = Err(error);
         }
-        std::fs::remove_file(&note).map_err(|error| Error::io("remove", &note, error))?;
     }
-    Ok(())
+    result
+}
+
+fn remove_leftover(note: &Path) -> Result<(), Error> {
+    let location = std::fs::read_to_string(note).map_err(|error| Error::io("read", note, error))?;
+    let removed = bundler::remove_unfinished(Path::new(&location)).map_err(archive_error)?;
+    if removed > 0 {
+        tracing::info!(location, "removed an unfinished archive");
+    }
+    std::fs::remove_file(note).map_err(|error| Error::io("remove", note, error))
 }
