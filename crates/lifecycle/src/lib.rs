@@ -30,6 +30,7 @@ mod bundle;
 mod checkpoint;
 mod container;
 mod context;
+mod criu_logs;
 mod engine;
 mod exec;
 mod owner;

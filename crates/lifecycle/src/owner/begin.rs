@@ -11,7 +11,7 @@ use super::messages::{Busy, Done, Reply, answer};
 use crate::error::Error;
 use crate::model::{CheckpointRequest, ContainerId};
 use crate::record::{ContainerState, SandboxState};
-use crate::{checkpoint, container, restore};
+use crate::{checkpoint, container, criu_logs, restore};
 
 impl Owner {
     pub(super) fn begin_start(&mut self, id: &ContainerId, reply: Reply<()>) {
@@ -46,7 +46,11 @@ impl Owner {
         let id = id.clone();
         self.work.spawn(async move {
             let result = if record.restore.is_some() {
-                restore::start(&ctx, &sandbox, record).await
+                let result = restore::start(&ctx, &sandbox, record).await;
+                if result.is_err() {
+                    criu_logs::trim(&ctx).await;
+                }
+                result
             } else {
                 container::start(&ctx, &sandbox, record).await
             };
@@ -127,6 +131,9 @@ impl Owner {
         let (ctx, id) = (Arc::clone(&self.ctx), id.clone());
         self.work.spawn(async move {
             let result = checkpoint::run(&ctx, job).await;
+            if result.is_err() {
+                criu_logs::trim(&ctx).await;
+            }
             Done::Checkpointed { id, result, reply }
         });
     }
