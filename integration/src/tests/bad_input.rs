@@ -158,6 +158,8 @@ fn second_checkpoint(thawd: &mut Thawd) -> Result<()> {
     let took = began.elapsed();
     ensure!(!first.is_finished(), "the first ended too soon to tell");
     refused(second, Code::Aborted, &[])?;
+    let left = std::fs::read_dir(thawd.path("data"))?.count();
+    ensure!(left == 0, "{left} files were left of the second");
     ensure!(
         took < Duration::from_millis(500),
         "aborted after {took:?} only"

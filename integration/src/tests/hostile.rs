@@ -288,7 +288,7 @@ fn capability(thawd: &mut Thawd) -> Result<()> {
         &less,
         &archive,
         Code::PermissionDenied,
-        &["cap"],
+        &["task 1", "cap"],
     )?;
     let source = archive.display().to_string();
     let restored = pod.start(original.restored_config(&source, "same"))?;
@@ -309,7 +309,7 @@ fn seccomp(thawd: &mut Thawd) -> Result<()> {
         &confined,
         &archive,
         Code::PermissionDenied,
-        &["seccomp"],
+        &["task 1", "seccomp"],
     )?;
     let source = archive.display().to_string();
     let restored = pod.start(original.restored_config(&source, "same"))?;
@@ -326,7 +326,7 @@ fn user(thawd: &mut Thawd) -> Result<()> {
         &config,
         &archive,
         Code::PermissionDenied,
-        &["uid"],
+        &["task 1", "uid"],
     )
 }
 
@@ -340,7 +340,7 @@ fn no_new_privileges(thawd: &mut Thawd) -> Result<()> {
         &config,
         &archive,
         Code::PermissionDenied,
-        &["no_new_privs"],
+        &["task 1", "no_new_privs"],
     )
 }
 
