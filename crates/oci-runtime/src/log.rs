@@ -1,4 +1,5 @@
-//! The runtime's log: one JSON object a line with `--log-format json` (runc and crun).
+//! The runtime's log: JSON objects with `--log-format json`. runc and older cruns write one a line;
+//! crun 1.28 spreads each over several.
 //!
 //! ```text
 //! {"level":"error","msg":"runc create failed: unable to start …","time":"2026-11-21T10:00:00Z"}
@@ -41,15 +42,34 @@ pub fn errors(log: &[u8]) -> Vec<String> {
         level: String,
         msg: String,
     }
-    let mut messages: Vec<String> = log
-        .split(|byte| *byte == b'\n')
-        .filter_map(|line| serde_json::from_slice::<Line>(line).ok())
-        .filter(|line| matches!(line.level.as_str(), "error" | "fatal" | "panic"))
-        .map(|line| shorten(line.msg.trim(), MAX_MESSAGE_BYTES))
-        .filter(|message| !message.is_empty())
-        .collect();
+    let mut messages = Vec::new();
+    let mut rest = log;
+    while !rest.is_empty() {
+        let mut objects = serde_json::Deserializer::from_slice(rest).into_iter::<Line>();
+        let read = match objects.next() {
+            Some(Ok(line)) => {
+                if matches!(line.level.as_str(), "error" | "fatal" | "panic") {
+                    messages.push(shorten(line.msg.trim(), MAX_MESSAGE_BYTES));
+                }
+                objects.byte_offset()
+            }
+            Some(Err(_)) => end_of_line(rest),
+            None => break,
+        };
+        rest = rest.get(read..).unwrap_or_default();
+    }
+    messages.retain(|message| !message.is_empty());
     messages.dedup();
     messages.split_off(messages.len().saturating_sub(MAX_MESSAGES))
+}
+
+/// Bytes up to the next line, past empty ones before this one.
+fn end_of_line(text: &[u8]) -> usize {
+    let start = text.iter().position(|byte| *byte != b'\n');
+    let start = start.unwrap_or(text.len());
+    let line = text.get(start..).unwrap_or_default();
+    let end = line.iter().position(|byte| *byte == b'\n');
+    start.saturating_add(end.map_or(line.len(), |end| end.saturating_add(1)))
 }
 
 /// The last bytes of a program's output as text, at most `limit`, beginning at a line where it can.
@@ -93,6 +113,12 @@ mod tests {
             "{\"msg\":\"from crun\",\"level\":\"error\",\"time\":\"t\"}",
             &["from crun"],
         );
+        // crun 1.28, Debian unstable's.
+        check(
+            "{\n  \"msg\": \"one\",\n  \"level\": \"error\",\n  \"time\": \"t\"\n}\n\
+             {\n  \"msg\": \"two\",\n  \"level\": \"error\",\n  \"time\": \"t\"\n}\n",
+            &["one", "two"],
+        );
     }
 
     #[test]
@@ -101,6 +127,11 @@ mod tests {
         check(
             "panic: runtime error\n[1,2]\n{\"level\":\"error\"}\n{\"level\":\"er",
             &[],
+        );
+        let object = "{\n \"msg\": \"m\",\n \"level\": \"error\"\n}\n";
+        check(
+            &format!("\n\nevel\": \"error\"\n}}\n{object}\n{{\n \"msg\": \"n"),
+            &["m"],
         );
     }
 
