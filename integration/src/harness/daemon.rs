@@ -39,6 +39,7 @@ pub(crate) struct Thawd {
     process: Option<Child>,
     number: usize,
     criu: Option<PathBuf>,
+    crun: PathBuf,
     ground: Ground,
     unified: Option<Unified>,
 }
@@ -74,6 +75,7 @@ impl Thawd {
             process: None,
             number,
             criu: None,
+            crun: needs::CRUN.into(),
             ground,
             unified: ground.unified.then(Unified::new).transpose()?,
         };
@@ -118,6 +120,16 @@ impl Thawd {
     /// As [`start`](Self::start).
     pub(crate) fn use_criu(&mut self, path: &Path) -> Result<()> {
         self.criu = Some(path.to_owned());
+        self.terminate()?;
+        self.launch()
+    }
+
+    /// Starts it again with another program for the handler crun.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) fn use_crun(&mut self, path: &Path) -> Result<()> {
+        path.clone_into(&mut self.crun);
         self.terminate()?;
         self.launch()
     }

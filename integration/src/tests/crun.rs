@@ -4,6 +4,8 @@
 //! crun refuses a host with v1 and v2 side by side, so these tests give their thawd a view of its own
 //! (see `harness::unified`). The story and the survival workloads are those of the other modules.
 
+mod fences;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
@@ -12,9 +14,8 @@ use cri_server::v1;
 use tonic::Code;
 
 use super::bad_input::refused;
-use super::pods::BUSYBOX;
 use super::{Test, story, survival};
-use crate::harness::containers::{Container, Pod, container_config, pod_config, workload_config};
+use crate::harness::containers::{Container, Pod, pod_config, workload_config};
 use crate::harness::daemon::{Ground, Thawd};
 use crate::harness::{arena, wait};
 
@@ -65,10 +66,14 @@ const ON_CRUN: &[(&str, Test)] = &[
         "crun::is_the_default_where_cgroup_v2_is_all_there_is",
         default_on_v2,
     ),
-    ("crun::restored_tasks_are_fenced_in", fenced_in),
+    ("crun::restored_tasks_are_fenced_in", fences::fenced_in),
     (
         "crun::no_restored_task_runs_before_the_device_rules",
-        device_rules,
+        fences::device_rules,
+    ),
+    (
+        "crun::no_restored_task_stays_still_when_thawd_is_killed",
+        fences::killed_while_they_stand,
     ),
     (
         "crun::archives_go_from_runc_to_crun_and_back",
@@ -90,7 +95,10 @@ const ON_RUNC: &[(&str, Test)] = &[
         "cgroup2::everything_survives_runc_at_once",
         survival::everything_at_once,
     ),
-    ("cgroup2::restored_tasks_of_runc_are_fenced_in", fenced_in),
+    (
+        "cgroup2::restored_tasks_of_runc_are_fenced_in",
+        fences::fenced_in,
+    ),
 ];
 
 const ON_HOST: &[(&str, Test)] = &[(
@@ -115,6 +123,16 @@ fn v2() -> Result<PathBuf> {
     let found = fields.find(|fields| fields.get(2) == Some(&"cgroup2"));
     let path = found.and_then(|fields| fields.get(1).map(PathBuf::from));
     path.context("no cgroup2 is mounted: mount -t cgroup2 none /sys/fs/cgroup/unified")
+}
+
+/// The cgroup of a container in a pod of the name "pod".
+fn cgroup(thawd: &Thawd, container: &Container) -> Result<PathBuf> {
+    let parent = thawd.cgroup();
+    Ok(v2()?.join(format!(
+        "{}/pod/{}",
+        parent.trim_start_matches('/'),
+        container.id
+    )))
 }
 
 /// Whether the host has v1 and v2, with controllers on v2: what crun refuses.
@@ -190,93 +208,6 @@ fn thaw(thawd: &Thawd, pod: &Pod, original: &Container) -> Result<Container> {
     original.remove()?;
     let source = archive.display().to_string();
     pod.start(original.restored_config(&source, "restored"))
-}
-
-/// All tasks are in the container's cgroup and see no more of the tree; what is masked stays so.
-fn fenced_in(thawd: &mut Thawd) -> Result<()> {
-    thawd.load("workload")?;
-    let pod = Pod::run(thawd, "pod")?;
-    let original = pod.start(workload_config("family", &["counter", "children=3"]))?;
-    original.log.wait_count(5)?;
-    let tasks = |container: &Container| -> Result<Vec<String>> {
-        let directory = v2()?.join(format!(
-            "{}/pod/{}",
-            thawd.cgroup().trim_start_matches('/'),
-            container.id
-        ));
-        let text = std::fs::read_to_string(directory.join("cgroup.procs"))
-            .with_context(|| directory.display().to_string())?;
-        Ok(text.lines().map(str::to_owned).collect())
-    };
-    let before = tasks(&original)?.len();
-    ensure!(before == 4, "{before} tasks before the freeze");
-    let restored = thaw(thawd, &pod, &original)?;
-    restored.log.wait_more(5)?;
-    restored.check()?;
-    let after = tasks(&restored)?;
-    ensure!(
-        after.len() == before,
-        "{} tasks are in the cgroup",
-        after.len()
-    );
-    let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/cgroup"));
-    let own = of("self")?;
-    let found: BTreeSet<PathBuf> = after.iter().map(|pid| of(pid)).collect::<Result<_, _>>()?;
-    ensure!(
-        found.len() == 1 && !found.contains(&own),
-        "cgroup namespaces {found:?}"
-    );
-    let script = "cat /proc/self/cgroup | grep ^0; ls -d /sys/fs/cgroup/*/; \
-                  cat /proc/keys /sys/firmware/* /proc/acpi/*; \
-                  touch /sys/firmware/x /proc/acpi/x /sys/fs/cgroup/x && echo written";
-    let seen = restored.exec(&["sh", "-c", script])?;
-    ensure!(seen.stdout.trim() == "0::/", "{seen:?}");
-    ensure!(
-        seen.stderr.matches("Read-only file system").count() == 3,
-        "{seen:?}"
-    );
-    restored.stop()?;
-    ensure!(
-        restored.wait_exit()?.exit_code == 0,
-        "{:?}",
-        restored.status()?
-    );
-    Ok(())
-}
-
-/// Major and minor number of a block device of the host that root may read.
-fn disk() -> Result<(u32, u32)> {
-    let mut entries = std::fs::read_dir("/sys/class/block")?.flatten();
-    let found = entries.find_map(|entry| {
-        std::fs::File::open(Path::new("/dev").join(entry.file_name())).ok()?;
-        let text = std::fs::read_to_string(entry.path().join("dev")).ok()?;
-        let (major, minor) = text.trim().split_once(':')?;
-        Some((major.parse().ok()?, minor.parse().ok()?))
-    });
-    found.context("the test needs a block device that root may read")
-}
-
-/// A container that keeps trying to open a disk never can, at no moment of its restore.
-fn device_rules(thawd: &mut Thawd) -> Result<()> {
-    let (major, minor) = disk()?;
-    thawd.load("base")?;
-    // A restored /dev has the request's devices only: it makes its own again.
-    let script = format!(
-        "n=0; while :; do n=$((n + 1)); \
-         [ -b /dev/disk ] || mknod /dev/disk b {major} {minor} || exit 1; \
-         if true 2>/dev/null </dev/disk; then echo opened; fi; \
-         [ $((n % 2000)) != 0 ] || echo count=$n ok; done"
-    );
-    let pod = Pod::run(thawd, "pod")?;
-    let config = container_config("opener", BUSYBOX, &["sh", "-c", &script]);
-    let original = pod.start(config)?;
-    original.log.wait_count(2000)?;
-    let restored = thaw(thawd, &pod, &original)?;
-    restored.log.wait_more(4000)?;
-    let lines = restored.log.lines()?;
-    let opened = lines.iter().filter(|line| line.contains("opened")).count();
-    ensure!(opened == 0, "the disk was opened {opened} times");
-    Ok(())
 }
 
 fn between_runtimes(thawd: &mut Thawd) -> Result<()> {

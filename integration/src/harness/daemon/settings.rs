@@ -26,7 +26,10 @@ impl Thawd {
             text.push_str(&format!("criu = [{:?}]\n", criu.display().to_string()));
         }
         for name in self.ground.handlers {
-            let path = if *name == "crun" { needs::CRUN } else { name };
+            let path = match *name {
+                "crun" => self.crun.display().to_string(),
+                other => other.to_owned(),
+            };
             text.push_str(&format!("[[runtime]]\nname = {name:?}\npath = {path:?}\n"));
         }
         text
