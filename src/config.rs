@@ -17,7 +17,7 @@
 //! conf_dirs = ["/etc/cni/net.d"]
 //! bin_dirs = ["/opt/cni/bin", "/usr/lib/cni"]
 //!
-//! [[runtime]]                     # the first one that can be used is the default
+//! [[runtime]]                     # the first one that works and restores is the default
 //! name = "runc"
 //! path = "/usr/sbin/runc"
 //!

@@ -35,7 +35,7 @@ pub struct NodeConfig {
     pub root: PathBuf,
     /// Volatile files (`/run/thawd`).
     pub run: PathBuf,
-    /// Runtime handlers; the first usable one is the default.
+    /// Runtime handlers; the first one that works and restores is the default.
     pub handlers: Vec<Handler>,
     /// The `thawd-monitor` program.
     pub monitor: PathBuf,
