@@ -20,6 +20,7 @@ mod metadata;
 pub(crate) mod mounts;
 mod preflight;
 mod publish;
+mod size;
 mod until;
 mod validate;
 mod watches;
@@ -129,7 +130,11 @@ fn perform(
         .memory_bytes
         .iter()
         .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
-    validate::space(&location, memory)?;
+    let changes = size::changes(&subject.upper, &job.cancel)
+        .map_err(|error| Error::io("look at the changes in", &subject.upper, error))?;
+    // Files are spooled while memory streams into the archive, and then go there themselves.
+    let wanted = memory.saturating_add(changes.saturating_mul(2));
+    validate::space(&location, wanted)?;
     if let Some(reason) = job.cancel.reason() {
         return Err(reason.error(job.container.id.as_str()));
     }
