@@ -78,6 +78,13 @@ impl Node {
         let hierarchies =
             sys::cgroup::Hierarchies::detect().map_err(failed("read the mounted cgroups"))?;
         let store = Store::open(&config.root.join("state.redb"))?;
+        // From here on no other daemon writes below the root directory.
+        for directory in ["cni", "criu-logs", "checkpointing"] {
+            let directory = config.root.join(directory);
+            if let Err(error) = sys::fs::remove_temporaries(&directory) {
+                tracing::warn!(directory = %directory.display(), %error, "temporary files stay");
+            }
+        }
         let images = images::ImageStore::open(&config.root)
             .await
             .map_err(|error| Error::failed("open the image store", error))?;

@@ -42,7 +42,7 @@ pub fn replace(dir: impl AsFd, name: &str, mode: u32, bytes: &[u8]) -> io::Resul
         .and_then(|()| file.sync_all())
         .and_then(|()| Ok(rustix::fs::renameat(dir, &*temporary, dir, name)?));
     if let Err(error) = written {
-        // The first error is the one that tells; a leftover is swept at start-up.
+        // The first error is the one that tells; see `remove_temporaries` for a leftover.
         rustix::fs::unlinkat(dir, &*temporary, AtFlags::empty()).unwrap_or_default();
         return Err(error);
     }
@@ -259,6 +259,36 @@ pub fn temporary_name(name: &str) -> io::Result<String> {
         ".{}.tmp-{random}",
         name.get(..end).unwrap_or_default()
     ))
+}
+
+/// Removes files that have a [`temporary_name`]: a process that was killed left them. Only for a
+/// directory in which nobody writes now; an absent one is fine. Returns how many there were.
+///
+/// # Errors
+///
+/// What listing the directory or unlink(2) return.
+pub fn remove_temporaries(directory: &Path) -> io::Result<usize> {
+    let entries = match std::fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        entries => entries?,
+    };
+    let mut removed = 0;
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        let random = name
+            .to_str()
+            .filter(|name| name.starts_with('.'))
+            .and_then(|name| name.rsplit_once(".tmp-"));
+        let ours = random.is_some_and(|(_, digits)| {
+            digits.len() == 16 && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        });
+        if ours && entry.file_type()?.is_file() {
+            std::fs::remove_file(entry.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 /// The path by which /proc names an open descriptor.

@@ -156,11 +156,16 @@ async fn a_creation_that_was_cut_off_is_undone_by_the_next_start() {
     node.ctx.store.put_sandbox(&record).await.unwrap();
     node.shut_down().await;
     drop(node);
+    let unfinished = sys::fs::temporary_name(&format!("{id}-eth0.json")).unwrap();
+    let cni = config.root.join("cni");
+    sys::fs::make_dir_all(&cni, 0o700).unwrap();
+    std::fs::File::create_new(cni.join(unfinished)).unwrap();
 
     let node = Node::start(config.clone()).await.unwrap();
     assert!(!config.sandbox_run_dir(id.as_str()).exists());
     assert_eq!(names(&config.root.join("sandboxes")), [""; 0]);
     assert_eq!(recorded(&node).await, []);
+    assert_eq!(names(&config.root.join("cni")), [""; 0]);
     let again = node.run_sandbox(pod("web"), String::new()).await.unwrap();
     node.remove_sandbox(again.as_str()).await.unwrap();
     node.shut_down().await;

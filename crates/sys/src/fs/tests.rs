@@ -205,3 +205,26 @@ fn attributes_are_those_of_the_name_itself() {
     let slash = get_xattr(&fd, OsStr::new("../f"), key).unwrap_err();
     assert_eq!(errno(&slash), Some(Errno::INVAL));
 }
+
+#[test]
+fn temporaries_of_a_killed_process_are_removed_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path();
+    for name in ["a", "a-long.name", "é"] {
+        let path = base.join(temporary_name(name).unwrap());
+        std::fs::File::create_new(path).unwrap();
+    }
+    let others = [
+        ".a.tmp-0",
+        ".tmp-0123456789abcdeg",
+        "a.tmp-0123456789abcdef",
+    ];
+    for name in others {
+        std::fs::File::create_new(base.join(name)).unwrap();
+    }
+    std::fs::create_dir(base.join(".d.tmp-0123456789abcdef")).unwrap();
+    assert_eq!(remove_temporaries(base).unwrap(), 3);
+    assert_eq!(remove_temporaries(base).unwrap(), 0);
+    assert_eq!(std::fs::read_dir(base).unwrap().count(), others.len() + 1);
+    assert_eq!(remove_temporaries(&base.join("none")).unwrap(), 0);
+}
