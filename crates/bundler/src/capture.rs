@@ -1,14 +1,14 @@
 //! Memory from CRIU into the archive, each page written once.
 //!
 //! CRIU finds `pages-1.img` to `pages-N.img` in its images directory as named pipes and splices
-//! the processes' pages into them, one file after the other. One thread here splices them on to
-//! where they stay in the archive; a second one follows, starts the write-back and digests what
-//! it reads back from the page cache: at once where there are processors enough, otherwise after
+//! the processes' pages into them, one file after the other. A thread here splices them on to
+//! where they stay in the archive, through the page cache or past it, whichever is faster. Other
+//! threads digest what they read back: at once where there are processors enough, otherwise after
 //! the container runs again.
 //!
 //! ```text
-//!   CRIU ──splice──▶ pages-1.img (pipe) ──splice──▶ archive, page cache ──write-back──▶ disk
-//!                                                        └──read──▶ SHA-256
+//!   CRIU ──splice──▶ pages-1.img (pipe) ──splice──▶ archive ──write-back──▶ disk
+//!                                                      └──read──▶ SHA-256 of blocks
 //! ```
 //! What lies in a pipe are references to *live* pages. The answer to CRIU's `post-dump`
 //! notification therefore waits for [`PageCapture::drained`].
@@ -40,6 +40,7 @@ use rustix::fs::AtFlags;
 use rustix::process::Resource;
 use sys::process::Deadline;
 
+use crate::blocks::BLOCK_BYTES;
 use crate::error::Error;
 use crate::format::{BLOCK, round_up};
 use crate::manifest::Entry;
@@ -47,13 +48,16 @@ use crate::names;
 use crate::writer::{ArchiveWriter, padded_data_offset};
 
 mod digest;
+mod lanes;
 mod pump;
 mod route;
 mod settle;
+mod write_back;
 
 use digest::Digests;
 use pump::{Layout, Pump, Signal};
 use route::Route;
+use write_back::EarlyWriteBack;
 
 /// Capacity asked for each pipe.
 const PIPE_BYTES: usize = 1 << 20;
@@ -72,7 +76,7 @@ pub enum Sink {
     /// Through the page cache: fast while memory is warm, and a restore here finds it warm.
     Buffered,
     /// Past the page cache (`O_DIRECT`), where the filesystem can and the data is aligned.
-    /// Digests are then read back from the disk, after [`PageCapture::drained`].
+    /// Digests are then read back from the disk.
     Direct,
 }
 
@@ -159,15 +163,20 @@ impl ArchiveWriter {
             sys::pipe::set_capacity(&reader, PIPE_BYTES).map_err(failed)?;
             pipes.push((number, Some(reader)));
         }
+        let layout = self.layout(options.expected)?;
+        layout.preallocate(&self.file, options.expected);
         let signal = Arc::new(Signal::new().map_err(failed)?);
-        let digests = Digests::start(&self.file, &signal).map_err(failed)?;
+        let digests = Digests::start(&self.file).map_err(failed)?;
         let pump = Pump {
             route: Route::new(&self.file, options.sink).map_err(failed)?,
             images: images.try_clone().map_err(failed)?,
             pipes,
-            layout: self.layout(options.expected)?,
+            layout,
             signal: Arc::clone(&signal),
-            progress: digests.sender(),
+            digests: digests.queue(),
+            write_back: EarlyWriteBack::start(&self.file).map_err(failed)?,
+            on_their_way: Vec::new(),
+            direct: Vec::new(),
         };
         let (report, reports) = sync_channel(1);
         let pump = std::thread::Builder::new()
@@ -318,6 +327,7 @@ impl PageCapture {
                 size: image.size,
                 offset,
                 sha256,
+                block_bytes: BLOCK_BYTES,
             });
         }
         let entries = writer.entries.get(first_new..).unwrap_or_default().to_vec();

@@ -34,12 +34,13 @@
 //!
 //! # Invariants
 //! - An archive exists under its name complete and synced, or not at all.
-//! - Each page of memory is written once; digests are taken from the page cache behind the writer,
-//!   and gaps are closed without moving data.
+//! - Each page of memory is written once; digests are taken of what is in the file, by blocks on all
+//!   processors, and gaps are closed without moving data.
 //! - A capture that fails breaks the pipes, so that CRIU undoes everything by itself.
 //! - No read allocates what a stranger's number says before the bytes are there.
 //! - Every failure of a stranger's file names the entry.
 
+mod blocks;
 mod capture;
 mod error;
 mod format;

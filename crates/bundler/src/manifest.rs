@@ -1,7 +1,8 @@
 //! `manifest.json`: what the archive holds and where it comes from.
 //!
 //! It is thawd's own and the last entry, so that it can list all others. Versions: a reader takes
-//! any minor version of its major one. A newer minor version may add keys, which are ignored;
+//! any minor version of its major one and of those before it. Version 2 added digests by blocks,
+//! without which a reader would take page images for damaged. A newer minor version may add keys, which are ignored;
 //! under the reader's own or an older minor version an unknown key is an error, since then nobody
 //! wrote it by the rules. Another major version is refused.
 
@@ -10,8 +11,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::blocks::BLOCK_BYTES;
+
 /// Major version written here.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+/// The oldest major version that is read.
+const OLDEST_VERSION: u32 = 1;
 /// Minor version written here.
 pub const FORMAT_MINOR: u32 = 0;
 /// The largest manifest that is read.
@@ -136,8 +141,21 @@ pub struct Entry {
     pub size: u64,
     /// Where the data begins in the archive.
     pub offset: u64,
-    /// SHA-256 of the data, 64 lower-case hexadecimal digits.
+    /// SHA-256 of the data, 64 lower-case hexadecimal digits; see [`Self::block_bytes`].
     pub sha256: String,
+    /// 0: [`Self::sha256`] is of the data as it is. Otherwise 4 MiB, for page images: it is of the
+    /// 32-byte SHA-256 digests of each block of so many bytes, one after the other, the last block
+    /// being what is left; then all processors can take part. Since version 2.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub block_bytes: u64,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A mount that the request for a restore has to have.
@@ -176,13 +194,25 @@ impl Manifest {
             return Err(format!("larger than {MAX_MANIFEST_BYTES} bytes"));
         }
         let manifest: Self = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        if manifest.format_version != FORMAT_VERSION {
+        let version = manifest.format_version;
+        if !(OLDEST_VERSION..=FORMAT_VERSION).contains(&version) {
             return Err(format!(
-                "format version {}, this is a reader of version {FORMAT_VERSION}",
-                manifest.format_version
+                "format version {version}, this is a reader of versions {OLDEST_VERSION} to \
+                 {FORMAT_VERSION}"
             ));
         }
-        let newer = manifest.format_minor > FORMAT_MINOR;
+        let strange = |entry: &&Entry| {
+            let blocks = entry.block_bytes;
+            blocks != 0 && (blocks != BLOCK_BYTES || version == 1)
+        };
+        if let Some(entry) = manifest.entries.iter().find(strange) {
+            return Err(format!(
+                "block_bytes of {} is {}, format version {version} has no such blocks",
+                crate::error::quoted(entry.name.as_bytes()),
+                entry.block_bytes
+            ));
+        }
+        let newer = version == FORMAT_VERSION && manifest.format_minor > FORMAT_MINOR;
         if !newer {
             // Written again it has every key of this version: one that is missing there is unknown.
             let given: Value = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
@@ -288,10 +318,35 @@ mod tests {
     }
 
     #[test]
+    fn digests_by_blocks_are_for_version_2_and_of_one_size() {
+        let with = |version: u32, blocks: u64| {
+            let mut value = serde_json::to_value(sample()).unwrap();
+            value["format_version"] = version.into();
+            value["entries"][0]["block_bytes"] = blocks.into();
+            Manifest::parse(value.to_string().as_bytes())
+        };
+        assert_eq!(with(2, 4 << 20).unwrap().entries[0].block_bytes, 4 << 20);
+        for (version, blocks) in [(1, 4 << 20), (2, 1), (2, u64::MAX)] {
+            assert_eq!(
+                with(version, blocks).unwrap_err(),
+                format!(
+                    "block_bytes of spec.dump is {blocks}, format version {version} has no such \
+                     blocks"
+                )
+            );
+        }
+        let mut old = serde_json::to_value(sample()).unwrap();
+        old["format_version"] = 1.into();
+        assert!(old["entries"][0].get("block_bytes").is_none());
+        let old = Manifest::parse(old.to_string().as_bytes()).unwrap();
+        assert_eq!(old.entries, sample().entries);
+    }
+
+    #[test]
     fn other_major_versions_and_rubbish_are_refused() {
         for text in [
             "{}",
-            "{\"format_version\":2}",
+            "{\"format_version\":3}",
             "[]",
             "nul",
             "{\"format_version\":-1}",

@@ -209,6 +209,7 @@ impl ArchiveWriter {
             size,
             offset,
             sha256,
+            block_bytes: 0,
         };
         self.record(entry.clone());
         Ok(entry)

@@ -21,8 +21,20 @@ use common::{Images, names, noise, open_page_image, play_criu, soon};
 use sha2::{Digest as _, Sha256};
 use sys::process::Deadline;
 
-/// Writes an archive of these page images and some other entries.
+/// Writes an archive of these page images, the sixth and later without a pipe, and some other
+/// entries.
 fn archive(
+    location: &Path,
+    contents: &[Vec<u8>],
+    expected: &[u64],
+    sink: Sink,
+) -> (Vec<bundler::Entry>, Manifest) {
+    archive_of(5, location, contents, expected, sink)
+}
+
+/// [`archive`] with so many pipes.
+fn archive_of(
+    max_files: u32,
     location: &Path,
     contents: &[Vec<u8>],
     expected: &[u64],
@@ -30,7 +42,7 @@ fn archive(
 ) -> (Vec<bundler::Entry>, Manifest) {
     let images = Images::new();
     let options = CaptureOptions {
-        max_files: 5,
+        max_files,
         expected,
         sink,
     };
@@ -40,8 +52,9 @@ fn archive(
         scope.spawn(|| play_criu(&images.path, contents).unwrap());
     });
     let drained = capture.drained(soon()).unwrap();
-    let with_pipe = contents.iter().take(5);
-    assert_eq!(drained.files, contents.len().min(5));
+    let pipes = usize::try_from(max_files).unwrap();
+    let with_pipe = contents.iter().take(pipes);
+    assert_eq!(drained.files, contents.len().min(pipes));
     assert_eq!(
         drained.bytes,
         with_pipe.map(|content| content.len() as u64).sum::<u64>()
@@ -91,7 +104,14 @@ fn check_content(location: &Path, contents: &[Vec<u8>], manifest: &Manifest) {
             .iter()
             .find(|entry| entry.name == name)
             .unwrap();
-        assert_eq!(entry.sha256, hex::encode(Sha256::digest(content)));
+        let digest = if entry.block_bytes == 0 {
+            Sha256::digest(content)
+        } else {
+            let blocks = content.chunks(usize::try_from(entry.block_bytes).unwrap());
+            let digests: Vec<_> = blocks.map(Sha256::digest).collect();
+            Sha256::digest(digests.concat())
+        };
+        assert_eq!(entry.sha256, hex::encode(digest));
     }
     let file = File::open(location).unwrap();
     assert_eq!(
@@ -197,6 +217,36 @@ fn page_images_of_any_size_arrive_and_other_tars_read_them() {
     check_content(&location, &contents, &manifest);
     check_listing(&location, &manifest);
     check_unpacked(&location, &contents);
+}
+
+#[test]
+fn the_documented_recipe_gives_the_digest_of_a_page_image() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let location = directory.path().join("a.tar");
+    let (entries, _) = archive(&location, &[noise(9_000_000, 1)], &[], Sink::Buffered);
+    assert_eq!(entries[0].block_bytes, 4 << 20);
+    let recipe = "tar -xOf a.tar checkpoint/pages-1.img \
+                  | split -b 4M --filter='sha256sum | cut -c-64' \
+                  | python3 -c 'import sys; \
+                    sys.stdout.buffer.write(bytes.fromhex(sys.stdin.read()))' | sha256sum";
+    let mut shell = Command::new("bash");
+    shell.args(["-c", recipe]).current_dir(directory.path());
+    let printed = String::from_utf8(shell.output().unwrap().stdout).unwrap();
+    assert_eq!(printed.split(' ').next().unwrap(), entries[0].sha256);
+}
+
+#[test]
+fn many_page_images_share_the_parcels() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    for sink in [Sink::Buffered, Sink::Direct] {
+        let location = directory.path().join(format!("{sink:?}.tar"));
+        let contents: Vec<Vec<u8>> = (1..=60)
+            .map(|seed| noise(seed * 5000 % 70_000, seed as u64))
+            .collect();
+        let (entries, manifest) = archive_of(60, &location, &contents, &[], sink);
+        assert_eq!(entries.len(), 60);
+        check_content(&location, &contents, &manifest);
+    }
 }
 
 #[test]

@@ -102,6 +102,25 @@ pub fn splice_to_file(
     }
 }
 
+/// Moves at most `max` bytes that lie in `pipe` to the end of what lies in `target`, another pipe;
+/// 0 means that every writer has closed `pipe` and that it is empty. Pages are moved, not copied.
+///
+/// # Errors
+///
+/// `WouldBlock` when `pipe` is empty and somebody may still write to it, or when `target` is full;
+/// what else splice(2) returns.
+pub fn splice_to_pipe(pipe: impl AsFd, target: impl AsFd, max: usize) -> io::Result<u64> {
+    let (pipe, target) = (pipe.as_fd(), target.as_fd());
+    let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
+    loop {
+        match rustix::pipe::splice(pipe, None, target, None, max, flags) {
+            Ok(moved) => return u64::try_from(moved).map_err(io::Error::other),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
 /// Starts the write-back of `length` bytes of `file` at `offset`.
 ///
 /// This is about time only: it makes nothing durable (sync_file_range(2)), fsync(2) does.
@@ -192,6 +211,17 @@ pub fn collapse_range(file: impl AsFd, offset: u64, length: u64) -> io::Result<(
     )?)
 }
 
+/// Gives `file` blocks for `length` bytes at `offset`, and that size when it is smaller; they read
+/// as zeros (fallocate(2)). Cutting the file gives back what was not used.
+///
+/// # Errors
+///
+/// `EOPNOTSUPP` where the filesystem cannot, `ENOSPC`, `EFBIG`.
+pub fn preallocate(file: impl AsFd, offset: u64, length: u64) -> io::Result<()> {
+    let flags = FallocateFlags::empty();
+    Ok(rustix::fs::fallocate(file, flags, offset, length)?)
+}
+
 fn signed(value: u64) -> io::Result<i64> {
     i64::try_from(value).map_err(|_| io::Error::from(Errno::OVERFLOW))
 }
@@ -241,6 +271,37 @@ mod tests {
             open_reader(&fd, "f").unwrap_err().kind(),
             io::ErrorKind::InvalidInput
         );
+    }
+
+    #[test]
+    fn pages_move_from_pipe_to_pipe() {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let (second, target) = rustix::pipe::pipe().unwrap();
+        let empty = splice_to_pipe(&reader, &target, 100).unwrap_err();
+        assert_eq!(empty.kind(), io::ErrorKind::WouldBlock);
+        let mut writer = File::from(writer);
+        writer.write_all(b"hello, ").unwrap();
+        writer.write_all(b"world").unwrap();
+        drop(writer);
+        assert_eq!(splice_to_pipe(&reader, &target, 5).unwrap(), 5);
+        while splice_to_pipe(&reader, &target, 100).unwrap() > 0 {}
+        drop(target);
+        let mut text = String::new();
+        File::from(second).read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello, world");
+    }
+
+    #[test]
+    fn preallocated_space_is_given_back_with_the_size() {
+        use std::os::unix::fs::MetadataExt as _;
+        let file = tempfile::tempfile_in("/var/tmp").unwrap();
+        preallocate(&file, 4096, 8 << 20).unwrap();
+        let taken = file.metadata().unwrap();
+        assert_eq!(taken.len(), 4096 + (8 << 20));
+        assert!(taken.blocks() * 512 >= 8 << 20, "{}", taken.blocks());
+        file.write_all_at(b"x", 5000).unwrap();
+        file.set_len(8192).unwrap();
+        assert!(file.metadata().unwrap().blocks() * 512 <= 16 << 10);
     }
 
     #[test]

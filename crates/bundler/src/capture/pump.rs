@@ -1,21 +1,21 @@
 //! The thread that moves pages from the pipes into the archive.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
+use super::digest::{Block, Queue};
 use super::route::{Route, Way};
+use super::write_back::EarlyWriteBack;
 use super::{Captured, pipe_name, poison};
+use crate::blocks::BLOCK_BYTES;
 use crate::error::Error;
 use crate::format::{BLOCK, round_up};
 use crate::writer::padded_data_offset;
-
-/// The digesting thread is told after so many bytes.
-const PROGRESS_BYTES: u64 = 4 << 20;
 
 const RUN: u8 = 0;
 const DRAIN: u8 = 1;
@@ -70,15 +70,6 @@ impl Signal {
     }
 }
 
-/// What the digesting thread is told.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Progress {
-    /// These bytes of the image are in the file.
-    Bytes { offset: u64, length: u64, way: Way },
-    /// The image is complete.
-    End { number: u32 },
-}
-
 /// Where images go in the file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Layout {
@@ -97,6 +88,31 @@ impl Layout {
         }
     }
 
+    /// Gives the file blocks, and its size, for what is expected: pages are written faster then. It
+    /// need not succeed.
+    pub(super) fn preallocate(&self, file: &File, expected: &[u64]) {
+        let sum = |sizes: &[u64]| {
+            sizes
+                .iter()
+                .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes))
+        };
+        let free = sys::fs::free_bytes(file).unwrap_or(0);
+        let total = sum(expected);
+        if total > free {
+            return;
+        }
+        let first = match self.first {
+            Some((number, data, reserved)) => {
+                let index = usize::try_from(number).map_or(0, |number| number.saturating_sub(1));
+                let first = expected.get(index).copied().unwrap_or(0).min(reserved);
+                sys::pipe::preallocate(file, data, first).unwrap_or_default();
+                first
+            }
+            None => 0,
+        };
+        sys::pipe::preallocate(file, self.end, total - first).unwrap_or_default();
+    }
+
     fn placed(&mut self, image: Captured) {
         if self.first.is_none_or(|(first, ..)| first != image.number) {
             self.end = round_up(image.offset + image.size, BLOCK);
@@ -110,7 +126,13 @@ pub(super) struct Pump {
     pub(super) pipes: Vec<(u32, Option<OwnedFd>)>,
     pub(super) layout: Layout,
     pub(super) signal: Arc<Signal>,
-    pub(super) progress: Sender<Progress>,
+    pub(super) digests: Arc<Queue>,
+    pub(super) write_back: EarlyWriteBack,
+    /// Blocks of the current image that have been taken from its pipe, and how many bytes of each
+    /// are not in the file yet.
+    pub(super) on_their_way: Vec<(Block, u64)>,
+    /// Blocks of the current image that got into the file past the page cache.
+    pub(super) direct: Vec<Block>,
 }
 
 impl Pump {
@@ -199,29 +221,11 @@ impl Pump {
             offset,
             size: 0,
         };
-        let mut told = Told {
-            offset,
-            end: offset,
-            way: Way::Cached,
-        };
-        while !self.signal.aborted() {
-            match self.route.splice(reader, offset + image.size) {
-                Ok((0, _)) => {
-                    told.flush(&self.progress);
-                    self.progress
-                        .send(Progress::End { number })
-                        .unwrap_or_default();
-                    return Ok(image);
-                }
-                Ok((moved, way)) => {
-                    image.size += moved;
-                    self.signal.bytes.fetch_add(moved, Ordering::Relaxed);
-                    told.add(moved, way, &self.progress);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.wait_for(reader).map_err(failed)?;
-                }
-                Err(error) => return Err(failed(error)),
+        self.digests.image(number);
+        for index in 0.. {
+            let block = self.block(reader, index, &mut image).map_err(failed)?;
+            if self.signal.aborted() {
+                return Err(Error::Cancelled);
             }
             if image.size > limit {
                 let name = pipe_name(number);
@@ -230,8 +234,75 @@ impl Pump {
                     reserved_bytes: limit,
                 });
             }
+            if block.length > 0 {
+                self.on_their_way.push((block, block.length));
+            }
+            self.land();
+            if block.length < BLOCK_BYTES {
+                break;
+            }
         }
-        Err(Error::Cancelled)
+        self.route.flush().map_err(failed)?;
+        self.land();
+        for block in self.direct.drain(..) {
+            self.digests.push(block);
+        }
+        Ok(image)
+    }
+
+    /// Moves one block, a shorter one at the end of the image.
+    fn block(&mut self, reader: &OwnedFd, index: usize, image: &mut Captured) -> io::Result<Block> {
+        let way = self.route.way();
+        let mut block = Block {
+            image: image.number,
+            index,
+            offset: image.offset + image.size,
+            length: 0,
+            way,
+        };
+        while block.length < BLOCK_BYTES && !self.signal.aborted() {
+            let (at, most) = (block.offset + block.length, BLOCK_BYTES - block.length);
+            match self.route.splice(way, reader, at, most) {
+                Ok(0) => break,
+                Ok(moved) => {
+                    block.length += moved;
+                    image.size += moved;
+                    self.signal.bytes.fetch_add(moved, Ordering::Relaxed);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.wait_for(reader)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(block)
+    }
+
+    /// Passes blocks on of which every byte is in the file. Those that went past the page cache
+    /// wait for the end of the image: reading from the disk would slow the writing to it down.
+    fn land(&mut self) {
+        let on_their_way = &mut self.on_their_way;
+        self.route.landed(&mut |offset, length| {
+            let block = on_their_way
+                .iter_mut()
+                .find(|(block, _)| offset.wrapping_sub(block.offset) < block.length);
+            match block {
+                Some((_, left)) => {
+                    *left = left.saturating_sub(length);
+                    true
+                }
+                None => false,
+            }
+        });
+        for (block, _) in self.on_their_way.extract_if(.., |(_, left)| *left == 0) {
+            match block.way {
+                Way::Direct => self.direct.push(block),
+                Way::Cached => {
+                    self.write_back.written(block.offset, block.length);
+                    self.digests.push(block);
+                }
+            }
+        }
     }
 
     /// Waits until there is something in one pipe, or the owner says something.
@@ -248,41 +319,6 @@ impl Pump {
             self.signal.consume();
         }
         Ok(())
-    }
-}
-
-/// What the digesting thread is told next: bytes that came the same way.
-struct Told {
-    offset: u64,
-    end: u64,
-    way: Way,
-}
-
-impl Told {
-    fn add(&mut self, moved: u64, way: Way, progress: &Sender<Progress>) {
-        if way != self.way {
-            self.flush(progress);
-            self.way = way;
-        }
-        self.end += moved;
-        if self.end - self.offset >= PROGRESS_BYTES {
-            self.flush(progress);
-        }
-    }
-
-    fn flush(&mut self, progress: &Sender<Progress>) {
-        let (offset, length, way) = (self.offset, self.end - self.offset, self.way);
-        if length > 0 {
-            // Without a receiver the digests have failed, which `finish` reports.
-            progress
-                .send(Progress::Bytes {
-                    offset,
-                    length,
-                    way,
-                })
-                .unwrap_or_default();
-        }
-        self.offset = self.end;
     }
 }
 

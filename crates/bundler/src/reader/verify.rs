@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _};
 
 use sha2::{Digest as _, Sha256};
 
 use super::scan::{Report, scan};
 use super::{Archive, ReadLimits};
+use crate::blocks;
 use crate::error::{Error, Finding, Problem, quoted};
 use crate::manifest::{Entry, Manifest};
 use crate::names;
@@ -130,7 +131,19 @@ pub(super) fn verify(
         };
         let skip = pages == Pages::SizeOnly && names::page_image_number(name).is_some();
         if problem.is_none() && !skip {
-            let digest = digest(archive, name, &mut buffer, &mut bytes, progress)?;
+            let blocks = entry.is_some_and(|entry| entry.block_bytes > 0);
+            let before = bytes;
+            let mut told = |read| {
+                bytes = before + read;
+                progress(bytes);
+            };
+            let digest = if blocks {
+                blocks::of_entry(archive.file(), location, &mut told)
+            } else {
+                digest(archive, name, &mut buffer, &mut told)
+            };
+            let digest = digest
+                .map_err(|error| Error::io(format!("read {name} from the archive"), error))?;
             problem = match (digest, entry) {
                 (None, _) => Some(Problem::Truncated),
                 (Some(digest), Some(entry)) if digest != entry.sha256 => Some(Problem::Digest),
@@ -160,26 +173,24 @@ fn finding(name: &str, problem: Problem) -> Finding {
     }
 }
 
-/// The digest of an entry, `None` when the file was cut.
+/// The digest of an entry as it is, `None` when the file was cut.
 fn digest(
     archive: &Archive,
     name: &str,
     buffer: &mut [u8],
-    bytes: &mut u64,
     progress: &mut dyn FnMut(u64),
-) -> Result<Option<String>, Error> {
-    let mut reader = archive.reader(name)?;
+) -> io::Result<Option<String>> {
+    let mut reader = archive.reader(name).map_err(io::Error::other)?;
     let mut digest = Sha256::new();
+    let mut bytes = 0;
     while reader.remaining() > 0 {
-        let read = reader
-            .read(buffer)
-            .map_err(|error| Error::io(format!("read {name} from the archive"), error))?;
+        let read = reader.read(buffer)?;
         if read == 0 {
             return Ok(None);
         }
         digest.update(buffer.get(..read).unwrap_or_default());
-        *bytes += u64::try_from(read).unwrap_or(0);
-        progress(*bytes);
+        bytes += u64::try_from(read).map_err(io::Error::other)?;
+        progress(bytes);
     }
     Ok(Some(hex::encode(digest.finalize())))
 }

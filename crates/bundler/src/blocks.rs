@@ -1,0 +1,264 @@
+//! Digests of page images, block by block.
+//!
+//! One SHA-256 over gigabytes keeps one processor busy for seconds. That of a page image is
+//! therefore taken of blocks, on all processors at once, and in any order:
+//! ```text
+//!   page image │ 4 MiB │ 4 MiB │ 4 MiB │ rest │
+//!                 ▼       ▼       ▼      ▼
+//!               32 bytes each, SHA-256 ─────────▶ SHA-256 of them in their order
+//! ```
+//! With coreutils and xxd:
+//! `split -b 4M --filter='sha256sum | cut -c-64' pages-1.img | xxd -r -p | sha256sum`.
+
+use std::fs::File;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::reader::Location;
+
+/// Bytes of a block; the last one of an image may be shorter.
+pub(crate) const BLOCK_BYTES: u64 = 4 << 20;
+/// Bytes read from the page cache and digested at a time: they are still in the processor's cache.
+const READ_BYTES: usize = 256 << 10;
+/// Bytes read past the page cache at a time.
+const DIRECT_BYTES: usize = 1 << 20;
+/// What reads past the page cache ask of the buffer's address and of the length.
+const ALIGNMENT: usize = 4096;
+/// Most threads of one entry. They all read one file.
+const MOST_THREADS: usize = 8;
+
+/// SHA-256 of one block.
+pub(crate) type BlockDigest = [u8; 32];
+
+/// The digest of a whole from those of its blocks.
+pub(crate) fn combine<'a>(blocks: impl IntoIterator<Item = &'a BlockDigest>) -> String {
+    let mut whole = Sha256::new();
+    for block in blocks {
+        whole.update(block);
+    }
+    hex::encode(whole.finalize())
+}
+
+/// How many processors may help.
+pub(crate) fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+/// What files are read into.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    bytes: Vec<u8>,
+    length: usize,
+}
+
+impl Buffer {
+    /// For reading through the page cache.
+    pub(crate) fn cached() -> Self {
+        Self::new(READ_BYTES)
+    }
+
+    /// For reading past it.
+    pub(crate) fn direct() -> Self {
+        Self::new(DIRECT_BYTES)
+    }
+
+    fn new(length: usize) -> Self {
+        let bytes = vec![0; length + ALIGNMENT];
+        Self { bytes, length }
+    }
+
+    fn aligned(&mut self) -> &mut [u8] {
+        let skip = self.bytes.as_ptr().align_offset(ALIGNMENT);
+        self.bytes
+            .get_mut(skip..skip.saturating_add(self.length))
+            .unwrap_or_default()
+    }
+}
+
+/// Digests `length` bytes at `offset`; `None` when the file ends before. The file may be open past
+/// the page cache when `offset` is a multiple of 4096.
+pub(crate) fn of_range(
+    file: &File,
+    offset: u64,
+    length: u64,
+    buffer: &mut Buffer,
+) -> io::Result<Option<BlockDigest>> {
+    let buffer = buffer.aligned();
+    let mut digest = Sha256::new();
+    let mut done = 0;
+    while done < length {
+        let left = usize::try_from(length - done).unwrap_or(usize::MAX);
+        let most = left.next_multiple_of(ALIGNMENT).min(buffer.len());
+        let part = buffer.get_mut(..most).unwrap_or_default();
+        let read = match file.read_at(part, offset + done) {
+            Ok(0) => return Ok(None),
+            Ok(read) => read.min(left),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        digest.update(part.get(..read).unwrap_or_default());
+        done += u64::try_from(read).map_err(io::Error::other)?;
+    }
+    Ok(Some(digest.finalize().into()))
+}
+
+/// Digests a whole entry on several processors; `None` when the file ends before. `progress` is
+/// told how many bytes of it have been read.
+pub(crate) fn of_entry(
+    file: &File,
+    at: Location,
+    progress: &mut dyn FnMut(u64),
+) -> io::Result<Option<String>> {
+    let blocks = at.size.div_ceil(BLOCK_BYTES);
+    let most = processors().min(MOST_THREADS);
+    let threads = usize::try_from(blocks).map_or(most, |blocks| blocks.min(most));
+    let work = Work {
+        file,
+        at,
+        blocks,
+        ahead: u64::try_from(threads).map_err(io::Error::other)?,
+        next: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        stop: AtomicBool::new(false),
+    };
+    let mut digests = vec![None; usize::try_from(blocks).map_err(io::Error::other)?];
+    let parts = std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads)
+            .map(|_| scope.spawn(|| work.run(&mut |_| {})))
+            .collect();
+        let mut parts = vec![work.run(progress)];
+        parts.extend(helpers.into_iter().map(|helper| {
+            helper
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("a digesting thread panicked")))
+        }));
+        parts
+    });
+    for part in parts {
+        for (index, digest) in part? {
+            let index = usize::try_from(index).map_err(io::Error::other)?;
+            if let Some(place) = digests.get_mut(index) {
+                *place = digest;
+            }
+        }
+    }
+    let digests: Option<Vec<BlockDigest>> = digests.into_iter().collect();
+    Ok(digests.map(|digests| combine(&digests)))
+}
+
+/// What the threads of one entry share.
+struct Work<'a> {
+    file: &'a File,
+    at: Location,
+    blocks: u64,
+    /// How many blocks are on their way from the disk.
+    ahead: u64,
+    next: AtomicU64,
+    bytes: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Work<'_> {
+    /// Where a block lies, and how long it is: 0 behind the last one.
+    fn block(&self, index: u64) -> (u64, u64) {
+        let begin = index.saturating_mul(BLOCK_BYTES);
+        let length = BLOCK_BYTES.min(self.at.size.saturating_sub(begin));
+        (self.at.offset.saturating_add(begin), length)
+    }
+
+    /// Has a block read from the disk if need be. The kernel's own reading ahead follows one reader
+    /// of a file, not several.
+    fn read_ahead(&self, index: u64) {
+        let (offset, length) = self.block(index);
+        if let Some(length) = NonZeroU64::new(length) {
+            // A hint; reading tells what is wrong.
+            let advice = rustix::fs::Advice::WillNeed;
+            rustix::fs::fadvise(self.file, offset, Some(length), advice).unwrap_or_default();
+        }
+    }
+
+    /// Digests whichever block is next until there is none.
+    fn run(&self, progress: &mut dyn FnMut(u64)) -> io::Result<Vec<(u64, Option<BlockDigest>)>> {
+        let mut buffer = Buffer::cached();
+        let mut done = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            if index >= self.blocks {
+                break;
+            }
+            if index < self.ahead {
+                self.read_ahead(index);
+            }
+            self.read_ahead(index + self.ahead);
+            let (offset, length) = self.block(index);
+            let digest = of_range(self.file, offset, length, &mut buffer);
+            if !matches!(digest, Ok(Some(_))) {
+                self.stop.store(true, Ordering::Relaxed);
+            }
+            done.push((index, digest?));
+            progress(self.bytes.fetch_add(length, Ordering::Relaxed) + length);
+        }
+        Ok(done)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::{AsFd as _, AsRawFd as _};
+
+    /// By the book, in one thread.
+    fn plainly(content: &[u8]) -> String {
+        let blocks: Vec<BlockDigest> = content
+            .chunks(usize::try_from(BLOCK_BYTES).unwrap())
+            .map(|block| Sha256::digest(block).into())
+            .collect();
+        hex::encode(Sha256::digest(blocks.concat()))
+    }
+
+    #[test]
+    fn entries_of_any_size_are_digested_wherever_they_lie() {
+        let file = tempfile::tempfile_in("/var/tmp").unwrap();
+        let content: Vec<u8> = (0..13_000_001_u32).map(|at| (at % 251) as u8).collect();
+        file.write_all_at(&content, 777).unwrap();
+        for size in [0, 1, 4096, 4 << 20, (4 << 20) + 1, 12 << 20, 13_000_001] {
+            let at = Location { offset: 777, size };
+            let mut read = Vec::new();
+            let digest = of_entry(&file, at, &mut |bytes| read.push(bytes)).unwrap();
+            assert_eq!(
+                digest.unwrap(),
+                plainly(&content[..usize::try_from(size).unwrap()]),
+                "{size}"
+            );
+            assert!(read.iter().all(|bytes| *bytes <= size));
+        }
+        let at = Location {
+            offset: 777,
+            size: 13_000_002,
+        };
+        assert_eq!(of_entry(&file, at, &mut |_| {}).unwrap(), None);
+    }
+
+    #[test]
+    fn the_page_cache_may_be_passed_by() {
+        let file = tempfile::tempfile_in("/var/tmp").unwrap();
+        let content: Vec<u8> = (0..600_001_u32).map(|at| (at % 239) as u8).collect();
+        file.write_all_at(&content, 8192).unwrap();
+        let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECT;
+        let direct = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap();
+        let direct = File::from(direct);
+        let mut buffer = Buffer::direct();
+        let digest = of_range(&direct, 8192, 600_001, &mut buffer).unwrap();
+        assert_eq!(
+            digest,
+            Some(Sha256::digest(&content).into()),
+            "the last page is not a whole one"
+        );
+        assert_eq!(of_range(&direct, 8192, 700_000, &mut buffer).unwrap(), None);
+    }
+}
