@@ -26,7 +26,7 @@ use tracing::warn;
 
 use crate::context::Context;
 use crate::error::{Error, not_found};
-use crate::model::{ContainerConfig, ContainerId};
+use crate::model::{ContainerConfig, ContainerId, NamespaceMode};
 use crate::record::{ContainerRecord, ContainerState, SandboxRecord, SandboxState};
 use crate::{container, sandbox};
 
@@ -187,6 +187,16 @@ impl Owner {
                 config.name, config.attempt, self.record.id, twin.record.id
             );
             return answer(reply, Err(Error::AlreadyExists { what }));
+        }
+        if let NamespaceMode::Target(target) = &config.security.namespaces.pid
+            && !self.slots.contains_key(target)
+        {
+            let field = "linux.security_context.namespace_options.target_id";
+            let problem = format!(
+                "{target} is no container of sandbox {}: name one of the same pod",
+                self.record.id
+            );
+            return answer(reply, Err(Error::invalid(field, problem)));
         }
         let record = match container::intent(&self.ctx, &self.record, config) {
             Ok(record) => record,

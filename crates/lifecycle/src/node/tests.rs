@@ -213,3 +213,25 @@ async fn a_root_filesystem_without_a_container_is_removed_at_the_start() {
     assert_eq!(node.images().rootfs_ids().await.unwrap(), [""; 0]);
     node.shut_down().await;
 }
+
+#[tokio::test]
+async fn the_pid_namespace_of_another_pods_container_is_not_to_be_had() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(config(dir.path())).await.unwrap();
+    let id = node.run_sandbox(pod("web"), String::new()).await.unwrap();
+    let mut wanted = crate::model::ContainerConfig {
+        name: "debugger".into(),
+        image: "none".into(),
+        ..Default::default()
+    };
+    let stranger = crate::model::ContainerId::new("0".repeat(64));
+    wanted.security.namespaces.pid = NamespaceMode::Target(stranger);
+    let refused = node.create_container(id.as_str(), wanted).await;
+    let Err(Error::Invalid { field, problem }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert!(field.ends_with("target_id"), "{field}");
+    assert!(problem.contains("no container of sandbox"), "{problem}");
+    node.remove_sandbox(id.as_str()).await.unwrap();
+    node.shut_down().await;
+}
