@@ -57,11 +57,23 @@ fn join(entry: &CgroupEntry) -> io::Result<Option<Freeze>> {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
         }
     };
+    let mut joined = false;
     for directory in &entry.directories {
-        // 0 is the writer.
-        put(&mut control(&directory.join("cgroup.procs"))?, "0")?;
+        match control(&directory.join("cgroup.procs")) {
+            // 0 is the writer.
+            Ok(mut procs) => put(&mut procs, "0")?,
+            // With v1 a runtime may leave a hierarchy out.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        }
+        joined = true;
     }
-    Ok(freeze)
+    if joined {
+        Ok(freeze)
+    } else {
+        let problem = format!("the runtime made none of {:?}", entry.directories);
+        Err(io::Error::new(io::ErrorKind::NotFound, problem))
+    }
 }
 
 impl Entered {
@@ -153,5 +165,19 @@ mod tests {
         };
         assert!(join(&unfrozen).unwrap().is_none());
         assert_eq!(text(two.join("cgroup.procs")), "0");
+    }
+
+    #[test]
+    fn a_hierarchy_may_be_left_out_but_not_all_of_them() {
+        let temp = tempfile::tempdir().unwrap();
+        let (one, none) = (cgroup(temp.path(), "one"), temp.path().join("none"));
+        let mut entry = CgroupEntry {
+            directories: vec![none.clone(), one.clone()],
+            wait_outside: None,
+        };
+        assert!(join(&entry).unwrap().is_none());
+        assert_eq!(text(one.join("cgroup.procs")), "0");
+        entry.directories = vec![none];
+        assert_eq!(join(&entry).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 }

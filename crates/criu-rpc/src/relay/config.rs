@@ -77,11 +77,12 @@ pub struct RelayConfig {
     pub cgroup_namespace: bool,
 }
 
-/// A cgroup to restore into; see [`RelayConfig::cgroup`]. It must exist when the request comes.
+/// A cgroup to restore into; see [`RelayConfig::cgroup`]. The runtime has made it when the request
+/// comes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CgroupEntry {
-    /// Its directories, one a hierarchy.
+    /// Its directories, one a hierarchy. Those that the runtime did not make are passed over.
     pub directories: Vec<PathBuf>,
     /// v2 only: another cgroup, for relay and CRIU once the tasks are rebuilt. The tasks then stand
     /// still until somebody writes 0 into `cgroup.freeze`, which is to be done when the runtime has
