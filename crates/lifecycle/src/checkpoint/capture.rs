@@ -35,6 +35,9 @@ const MOST_PIPES: usize = 1024;
 /// Time for CRIU to freeze the tasks.
 const FREEZE: Duration = Duration::from_secs(10);
 
+/// Everything but CRIU's debug messages, of which it writes 17 for each MiB of memory.
+const LOG_LEVEL: u8 = 3;
+
 /// A tar of its own within the archive.
 #[derive(Debug)]
 pub(super) struct Side {
@@ -356,6 +359,7 @@ fn options<'a>(
         irmap_scan_paths: watches::find(&subject.merged, &scan.watches),
         timeout: Some(FREEZE),
         orphan_pts_master: job.container.config.tty,
+        log_level: LOG_LEVEL,
         ..DumpOptions::new(subject.init, images.as_fd(), work.as_fd())
     })
 }
