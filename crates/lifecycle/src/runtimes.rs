@@ -1,12 +1,13 @@
 //! The OCI runtimes of this node, by handler name.
 //!
-//! The default is the first that works here and can restore: a crun that was built without CRIU runs
-//! containers, and so it may be asked for by name, but a container of thawd's is to be restorable.
+//! The default is the first that works here and can restore: a crun without CRIU, or without the library
+//! that it loads for it, runs containers, and so it may be asked for by name, but a container of thawd's
+//! is to be restorable.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use oci_runtime::{Kind, OciRuntime};
+use oci_runtime::{Kind, OciRuntime, Trial};
 use sys::cgroup::Hierarchies;
 use sys::process::Deadline;
 
@@ -26,7 +27,8 @@ struct Entry {
 #[derive(Debug)]
 struct Usable {
     runtime: OciRuntime,
-    restores: bool,
+    /// Why it cannot restore.
+    unfit: Option<String>,
 }
 
 /// All handlers.
@@ -96,12 +98,12 @@ impl Runtimes {
     /// As [`get`](Self::get); [`Error::Precondition`] for one that cannot restore.
     pub(crate) fn restores(&self, name: &str) -> Result<(), Error> {
         let usable = self.find(name)?;
-        if usable.restores {
+        let Some(problem) = &usable.unfit else {
             return Ok(());
-        }
+        };
         let binary = usable.runtime.binary.display();
         Err(Error::Precondition(format!(
-            "runtime handler {name:?} cannot restore: {binary} was built without CRIU"
+            "runtime handler {name:?} ({binary}) cannot restore: {problem}"
         )))
     }
 
@@ -131,7 +133,7 @@ impl Runtimes {
         let those = |wanted: bool| {
             self.entries.iter().filter(move |entry| {
                 let usable = entry.runtime.as_ref();
-                usable.is_ok_and(|usable| usable.restores == wanted)
+                usable.is_ok_and(|usable| usable.unfit.is_none() == wanted)
             })
         };
         those(true).chain(those(false))
@@ -158,13 +160,45 @@ fn probe(
     let failed = |error| crate::error::chain(&error);
     let deadline = Deadline::after(PROBE);
     let mut runtime = OciRuntime::probe(&binary, &root, deadline).map_err(failed)?;
-    let restores = runtime.restores(deadline).map_err(failed)?;
     runtime.exec_helper = Some(config.monitor.clone());
     if runtime.kind == Kind::Crun && hybrid_with_controllers(hierarchies) {
         return Err("crun refuses hybrid cgroups while the v2 hierarchy has controllers".into());
     }
     sys::fs::make_dir_all(&root, 0o700).map_err(|error| format!("{}: {error}", root.display()))?;
-    Ok(Usable { runtime, restores })
+    let unfit = unfit(config, hierarchies, &runtime)?;
+    if let Some(problem) = &unfit {
+        tracing::warn!(
+            handler = handler.name,
+            problem,
+            "restores are not available"
+        );
+    }
+    Ok(Usable { runtime, unfit })
+}
+
+/// Why the runtime cannot restore.
+fn unfit(
+    config: &NodeConfig,
+    hierarchies: &Hierarchies,
+    runtime: &OciRuntime,
+) -> Result<Option<String>, String> {
+    let directory = config.run.join("runtime-probe");
+    // Beside the monitors' and not below it: crun hands controllers down from the parent, which may
+    // hold no process then (cgroups(7), "no internal processes").
+    let cgroup = format!("{}-probe", config.monitors_cgroup());
+    sys::fs::make_dir_all(&directory, 0o700)
+        .map_err(|error| format!("{}: {error}", directory.display()))?;
+    // With v1 crun would leave more than that behind.
+    let trial = hierarchies.is_unified().then_some(Trial {
+        directory: &directory,
+        cgroup: &cgroup,
+    });
+    let problem = runtime.restore_problem(trial.as_ref(), Deadline::after(PROBE));
+    let cleared = sys::fs::remove_tree(&directory).and(hierarchies.remove(&cgroup));
+    if let Err(error) = cleared {
+        tracing::warn!(%error, "the probe of a runtime left something behind");
+    }
+    problem.map_err(|error| crate::error::chain(&error))
 }
 
 fn hybrid_with_controllers(hierarchies: &Hierarchies) -> bool {
@@ -213,7 +247,7 @@ mod tests {
                 systemd_cgroup: false,
                 exec_helper: None,
             },
-            restores,
+            unfit: (!restores).then(|| "it was built without CRIU".to_owned()),
         });
         Entry {
             name: name.to_owned(),

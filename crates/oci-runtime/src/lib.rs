@@ -26,5 +26,6 @@ mod state;
 pub use args::{ExecArgs, RestoreArgs};
 pub use error::{Error, Failure};
 pub use exec::ExecOutput;
+pub use probe::Trial;
 pub use runtime::{Kind, OciRuntime};
 pub use state::{State, Status};

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use sys::process::{Command, Deadline};
 
+use crate::args::RestoreArgs;
 use crate::runtime::{LIMITS, run};
-use crate::{Error, Kind, OciRuntime};
+use crate::{Error, Kind, OciRuntime, log};
 
 impl OciRuntime {
     /// Asks `binary` for its version and gives a runtime that uses `root`, without systemd cgroups and
@@ -35,16 +36,95 @@ impl OciRuntime {
         version(&self.binary, deadline).map(|(_, version)| version)
     }
 
-    /// Whether it was built to restore: Debian 12's crun was not. (Whether a crun finds `libcriu.so.2`
-    /// shows only when it restores.)
+    /// Why it cannot restore; `None` when nothing speaks against it.
+    ///
+    /// Debian 12's crun was built without CRIU; others load `libcriu.so.2` when they restore, and
+    /// Debian's package does not bring it along. With a `trial` a restore is begun that can go no
+    /// further than asking CRIU for its version, because there is none on its `PATH`.
     ///
     /// # Errors
     ///
-    /// As [`Self::probe`].
-    pub fn restores(&self, deadline: Deadline) -> Result<bool, Error> {
-        let text = version_text(&self.binary, deadline)?;
-        Ok(self.kind != Kind::Crun || has_feature(&text, "CRIU"))
+    /// As [`Self::probe`]; [`Error::Io`] when the bundle of the trial cannot be written.
+    pub fn restore_problem(
+        &self,
+        trial: Option<&Trial<'_>>,
+        deadline: Deadline,
+    ) -> Result<Option<String>, Error> {
+        if self.kind != Kind::Crun {
+            return Ok(None);
+        }
+        if !has_feature(&version_text(&self.binary, deadline)?, "CRIU") {
+            return Ok(Some("it was built without CRIU".to_owned()));
+        }
+        match trial.map(|trial| self.begin_restore(trial, deadline)) {
+            Some(Err(Error::Failed(failure))) => Ok(library_problem(&failure.errors)),
+            Some(Err(error)) => Err(error),
+            Some(Ok(())) | None => Ok(None),
+        }
     }
+
+    fn begin_restore(&self, trial: &Trial<'_>, deadline: Deadline) -> Result<(), Error> {
+        let runtime = Self {
+            root: trial.directory.join("root"),
+            ..self.clone()
+        };
+        let (none, log) = (trial.directory.join("none"), trial.directory.join("log"));
+        let args = runtime.restore_args(&RestoreArgs {
+            id: "probe",
+            bundle: trial.directory,
+            pid_file: &none,
+            image_path: &none,
+            work_path: trial.directory,
+            console_socket: None,
+            log: &log,
+        });
+        let config = serde_json::json!({
+            "ociVersion": "1.0.2",
+            "process": {"args": ["/none"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+            "root": {"path": "rootfs"},
+            "mounts": [],
+            "linux": {"cgroupsPath": trial.cgroup, "namespaces": [{"type": "mount"}]},
+        });
+        let bundle = trial.directory.join("config.json");
+        sys::fs::replace_path(&bundle, 0o600, config.to_string().as_bytes()).map_err(|source| {
+            Error::Io {
+                argv: args.clone(),
+                source,
+            }
+        })?;
+        let mut words = args.into_iter();
+        let command = Command::new(words.next().unwrap_or_default())
+            .args(words)
+            .env("PATH", none);
+        run(command, LIMITS, deadline)
+            .map(drop)
+            .map_err(|error| match error {
+                Error::Failed(mut failure) => {
+                    let text = log::read(&log).unwrap_or_default();
+                    failure.errors.extend(log::errors(&text));
+                    Error::Failed(failure)
+                }
+                other => other,
+            })
+    }
+}
+
+/// Where a restore may be tried. crun makes the cgroup (v2), files below `directory`, and removes
+/// neither.
+#[derive(Debug, Clone, Copy)]
+pub struct Trial<'a> {
+    /// An empty directory.
+    pub directory: &'a Path,
+    /// A cgroup that does not exist.
+    pub cgroup: &'a str,
+}
+
+/// crun's words for a library that is missing, too old, or not the one it was built for.
+fn library_problem(errors: &[String]) -> Option<String> {
+    errors
+        .iter()
+        .find(|error| error.contains("libcriu"))
+        .cloned()
 }
 
 fn version(binary: &Path, deadline: Deadline) -> Result<(Kind, String), Error> {
@@ -92,6 +172,22 @@ mod tests {
         assert!(!has_feature(old, "CRIU"));
         assert!(has_feature(new, "CRIU"));
         assert!(!has_feature("crun version 2 +CRIUX CRIU", "CRIU"));
+    }
+
+    #[test]
+    fn a_crun_without_its_library_is_found_out() {
+        // crun 1.28 with and without libcriu.so.2, and no criu on the PATH.
+        let missing =
+            "could not load `libcriu.so.2`: `libcriu.so.2: cannot open shared object file";
+        let there = "CRIU: failed checking version: Communication error on send";
+        let check = |error: &str| library_problem(&[error.to_owned()]);
+        assert_eq!(check(missing).as_deref(), Some(missing));
+        assert_eq!(
+            check("libcriu is too old").as_deref(),
+            Some("libcriu is too old")
+        );
+        assert_eq!(check(there), None);
+        assert_eq!(library_problem(&[]), None);
     }
 
     #[test]

@@ -13,10 +13,11 @@ use anyhow::{Context as _, Result, ensure};
 use cri_server::v1;
 use tonic::Code;
 
-use super::bad_input::refused;
+use super::bad_input::{refused, script};
 use super::{Test, story, survival};
 use crate::harness::containers::{Container, Pod, pod_config, workload_config};
 use crate::harness::daemon::{Ground, Thawd};
+use crate::harness::needs::CRUN as CRUN_PROGRAM;
 use crate::harness::{arena, wait};
 
 /// crun is preferred.
@@ -65,6 +66,10 @@ const ON_CRUN: &[(&str, Test)] = &[
     (
         "crun::is_the_default_where_cgroup_v2_is_all_there_is",
         default_on_v2,
+    ),
+    (
+        "crun::is_not_the_default_without_its_library",
+        without_library,
     ),
     ("crun::restored_tasks_are_fenced_in", fences::fenced_in),
     (
@@ -196,6 +201,38 @@ fn default_on_host(thawd: &mut Thawd) -> Result<()> {
         &["\"crun\"", "hybrid"],
     )?;
     the_default_is(thawd, "runc")
+}
+
+/// A crun that finds no libcriu.so.2 runs containers, but is not chosen and not asked to restore.
+fn without_library(thawd: &mut Thawd) -> Result<()> {
+    let words = "could not load libcriu.so.2";
+    let text = format!(
+        "case \" $* \" in *' restore '*)\n\
+         echo '{{\"msg\":\"{words}\",\"level\":\"error\",\"time\":\"now\"}}' >&2; exit 1;; esac\n\
+         exec {CRUN_PROGRAM} \"$@\"\n"
+    );
+    let lame = script(thawd, "lame-crun", &text)?;
+    thawd.use_crun(&lame)?;
+    let found = handlers(thawd)?;
+    ensure!(found == ["runc", "crun"], "{found:?}");
+    the_default_is(thawd, "runc")?;
+    let pod = Pod::run_with(thawd, pod_config(thawd, "named"), "crun")?;
+    let original = pod.start(workload_config("counter", &["counter"]))?;
+    original.log.wait_count(3)?;
+    let archive = thawd.path("archives/one.tar");
+    let frozen = story::freeze(&original, &archive)?;
+    let source = archive.display().to_string();
+    let config = original.restored_config(&source, "restored");
+    let lame = lame.display().to_string();
+    refused(
+        pod.create(config.clone()),
+        Code::FailedPrecondition,
+        &["\"crun\"", &lame, words],
+    )?;
+    let other = Pod::run(thawd, "other")?;
+    let restored = other.start(config)?;
+    restored.log.wait_thawed(frozen)?;
+    restored.check()
 }
 
 /// Freezes a container, removes it and thaws it in the same pod.
