@@ -1,6 +1,5 @@
 //! The frozen part of a checkpoint: CRIU's dump, and everything that must be of the same moment.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::thread::ScopedJoinHandle;
@@ -14,6 +13,8 @@ use criu_rpc::{BoxError, CancelToken, DumpOptions, Notify, NotifyReply};
 use rustix::fs::OFlags;
 use sys::process::Deadline;
 
+use super::failure::{archive_error, dump_error, keep_log};
+use super::log::FrozenLog;
 use super::mounts::{self, DumpMounts};
 use super::preflight::Scan;
 use super::until::Until;
@@ -60,8 +61,8 @@ pub(super) struct Taken {
     pub(super) descriptors: Vec<String>,
     pub(super) at: SystemTime,
     pub(super) frozen: Duration,
-    /// Bytes of the container's log that it had written when it was frozen.
-    pub(super) log_bytes: u64,
+    /// What the container had written to its log.
+    pub(super) log: Option<FrozenLog>,
 }
 
 /// What a capturing thread brings back.
@@ -137,7 +138,7 @@ pub(super) fn take(
                 sides,
                 changes,
                 at,
-                log_bytes,
+                log,
             })),
         ) => Ok(Taken {
             pages,
@@ -149,7 +150,7 @@ pub(super) fn take(
             descriptors,
             at,
             frozen: report.frozen,
-            log_bytes,
+            log,
         }),
         (dumped, outcome) => {
             pages.abort();
@@ -175,7 +176,7 @@ struct Files {
     sides: Vec<Side>,
     changes: CaptureReport,
     at: SystemTime,
-    log_bytes: u64,
+    log: Option<FrozenLog>,
 }
 
 struct Frame<'a> {
@@ -271,18 +272,14 @@ fn finish(
             Err(error) => result = Err(error),
         }
     }
+    result?;
     // Taken last: the monitor has read by now what the container wrote before it was frozen.
-    let log = job
-        .container
-        .log_path
-        .as_ref()
-        .and_then(|path| std::fs::metadata(path).ok());
-    let log_bytes = log.map_or(0, |metadata| metadata.len());
-    result.map(|()| Files {
+    let log = job.container.log_path.as_deref().map(FrozenLog::open);
+    Ok(Files {
         sides,
         changes,
         at,
-        log_bytes,
+        log: log.transpose()?.flatten(),
     })
 }
 
@@ -376,54 +373,4 @@ fn given_by_path(spec: &serde_json::Value, kind: &str) -> bool {
                 .and_then(serde_json::Value::as_str)
                 .is_some()
     })
-}
-
-/// An archive that cannot be written.
-pub(super) fn archive_error(error: bundler::Error) -> Error {
-    match error {
-        bundler::Error::NoSpace { .. } => Error::Exhausted(format!("location: {}", chain(&error))),
-        bundler::Error::Exists { .. } => Error::AlreadyExists {
-            what: chain(&error),
-        },
-        bundler::Error::Location { .. } => Error::invalid("location", chain(&error)),
-        bundler::Error::Deadline { .. } => Error::Deadline(chain(&error)),
-        other => Error::failed("write the archive", other),
-    }
-}
-
-/// CRIU's failure; its own words first.
-fn dump_error(error: criu_rpc::Error, log: Option<&Path>) -> Error {
-    let kept = log
-        .map(|path| format!(" (CRIU's log: {})", path.display()))
-        .unwrap_or_default();
-    match error {
-        criu_rpc::Error::Criu {
-            ref first_errors, ..
-        } if !first_errors.is_empty() => Error::Precondition(format!(
-            "the container cannot be checkpointed: CRIU says: {}{kept}",
-            first_errors.join("; ")
-        )),
-        error @ criu_rpc::Error::Criu { .. } => Error::Precondition(format!(
-            "the container cannot be checkpointed: {}{kept}",
-            chain(&error)
-        )),
-        other => Error::failed(format!("dump the container{kept}"), other),
-    }
-}
-
-/// Keeps CRIU's log where the operator finds it.
-fn keep_log(ctx: &Context, job: &Job, work: &OwnedFd) -> Option<PathBuf> {
-    let fd = sys::fs::open_beneath(work, Path::new("dump.log"), OFlags::RDONLY).ok()?;
-    let bytes = sys::fs::read_bounded(File::from(fd), 16 << 20).ok()?;
-    let path = ctx
-        .config
-        .criu_logs()
-        .join(format!("{}-dump.log", job.container.id));
-    match sys::fs::replace_path(&path, 0o600, &bytes) {
-        Ok(()) => Some(path),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "CRIU's log could not be kept");
-            None
-        }
-    }
 }

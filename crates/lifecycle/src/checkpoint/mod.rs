@@ -16,6 +16,8 @@
 
 mod cancel;
 mod capture;
+mod failure;
+mod log;
 mod metadata;
 pub(crate) mod mounts;
 mod preflight;

@@ -7,15 +7,16 @@ use std::path::{Path, PathBuf};
 use bundler::{ArchiveWriter, names};
 use rustix::fs::OFlags;
 
-use super::capture::{Taken, archive_error};
+use super::capture::Taken;
+use super::failure::archive_error;
 use super::until::Until;
 use super::{Job, Subject, metadata};
 use crate::context::Context;
 use crate::engine::Usable;
 use crate::error::Error;
 
-/// Bytes of a container's log that go into an archive, from its end.
-const LOG_BYTES: u64 = 16 << 20;
+/// The entry for the end of the container's log.
+const CONTAINER_LOG: &str = "container.log";
 
 /// Completes and publishes the archive; returns its size in bytes.
 ///
@@ -62,7 +63,9 @@ pub(super) fn publish(
         let list = taken.changes.deleted_files().map_err(archive_error)?;
         append(&mut writer, names::DELETED_FILES, &list)?;
     }
-    append_log(&mut writer, job, taken.log_bytes)?;
+    if let Some(log) = taken.log {
+        append(&mut writer, CONTAINER_LOG, &log.end()?)?;
+    }
     let facts = metadata::Facts {
         at: taken.at,
         frozen: taken.frozen,
@@ -113,42 +116,6 @@ fn append_images(writer: &mut ArchiveWriter, images: &OwnedFd) -> Result<(), Err
             .map_err(archive_error)?;
     }
     Ok(())
-}
-
-/// The end of the container's log as it was when the container was frozen, from a line's beginning
-/// on.
-fn append_log(writer: &mut ArchiveWriter, job: &Job, frozen_at: u64) -> Result<(), Error> {
-    use std::io::{Read as _, Seek as _, SeekFrom};
-    let Some(path) = &job.container.log_path else {
-        return Ok(());
-    };
-    let failed = |error: std::io::Error| Error::io("read the container's log", path, error);
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut file = match rustix::fs::open(path, flags, rustix::fs::Mode::empty()) {
-        Ok(fd) => File::from(fd),
-        Err(rustix::io::Errno::NOENT) => return Ok(()),
-        Err(error) => return Err(failed(error.into())),
-    };
-    // It may have been rotated since, and then all of it is newer.
-    let length = file.metadata().map_err(failed)?.len().min(frozen_at);
-    let start = length.saturating_sub(LOG_BYTES);
-    file.seek(SeekFrom::Start(start)).map_err(failed)?;
-    let mut bytes = Vec::new();
-    file.take(length.saturating_sub(start))
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    let begin = match start {
-        0 => 0,
-        _ => bytes
-            .iter()
-            .position(|byte| *byte == b'\n')
-            .map_or(bytes.len(), |at| at + 1),
-    };
-    append(
-        writer,
-        "container.log",
-        bytes.get(begin..).unwrap_or_default(),
-    )
 }
 
 /// Notes where an archive is being written, so that a restart can clean up after a kill.

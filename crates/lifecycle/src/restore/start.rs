@@ -233,6 +233,14 @@ fn relay_path(ctx: &Context) -> Result<String, Error> {
     Ok(format!("{}:{inherited}", directory.display()))
 }
 
+/// The number that a restored process cannot have, by CRIU's words (criu/cr-restore.c, `fork_with_pid`).
+fn taken_pid(words: &str) -> Option<u32> {
+    let (_, rest) = words.split_once("Can't fork for ")?;
+    let (pid, reason) = rest.split_once(':')?;
+    let taken = reason.trim_start().starts_with("File exists");
+    taken.then(|| pid.trim().parse().ok()).flatten()
+}
+
 /// CRIU's own words for a restore that failed, and where its log is kept.
 fn explain(ctx: &Context, record: &ContainerRecord, work: &Path, error: Error) -> Error {
     let report = sys::fs::open_dir(work)
@@ -251,8 +259,34 @@ fn explain(ctx: &Context, record: &ContainerRecord, work: &Path, error: Error) -
         return error;
     }
     let words = report.first_errors.join("; ");
+    if let Some(pid) = taken_pid(&words) {
+        return Error::Precondition(format!(
+            "container {} cannot be restored: process {pid} of the archive needs its number again, \
+             and another process of the pid namespace has it; restore into a pod that does not \
+             share its pid namespace with that process{at}",
+            record.id
+        ));
+    }
     Error::failed(
         format!("restore container {}: CRIU says: {words}{at}", record.id),
         chain(&error),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_number_is_told_from_other_failures() {
+        let taken = "Can't fork for 4711: File exists; Restoring FAILED.";
+        assert_eq!(taken_pid(taken), Some(4711));
+        for other in [
+            "Can't fork for 4711: Out of memory",
+            "Can't fork for x: File exists",
+            "",
+        ] {
+            assert_eq!(taken_pid(other), None, "{other}");
+        }
+    }
 }
