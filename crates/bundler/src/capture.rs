@@ -134,7 +134,8 @@ pub struct Drained {
 pub struct AbortHandle(Arc<Signal>);
 
 impl AbortHandle {
-    /// Breaks the pipes; CRIU's next write to one fails. May be called any number of times.
+    /// Breaks the pipes; CRIU's next write to one fails. After [`PageCapture::drained`] it ends
+    /// [`PageCapture::finish`]. May be called any number of times.
     pub fn abort(&self) {
         self.0.abort();
     }
@@ -166,7 +167,7 @@ impl ArchiveWriter {
         let layout = self.layout(options.expected)?;
         layout.preallocate(&self.file, options.expected);
         let signal = Arc::new(Signal::new().map_err(failed)?);
-        let digests = Digests::start(&self.file).map_err(failed)?;
+        let digests = Digests::start(&self.file, &signal).map_err(failed)?;
         let pump = Pump {
             route: Route::new(&self.file, options.sink).map_err(failed)?,
             images: images.try_clone().map_err(failed)?,
@@ -294,8 +295,8 @@ impl PageCapture {
     ///
     /// # Errors
     ///
-    /// [`Error::Cancelled`] unless [`Self::drained`] succeeded before; [`Error::NoSpace`];
-    /// [`Error::Io`].
+    /// [`Error::Cancelled`] unless [`Self::drained`] succeeded before, and when it is given up
+    /// meanwhile through an [`AbortHandle`]; [`Error::NoSpace`]; [`Error::Io`].
     pub fn finish(mut self) -> Result<(ArchiveWriter, Vec<Entry>), Error> {
         let outcome = std::mem::replace(&mut self.outcome, Outcome::Failed);
         let (Outcome::Drained(mut captured), Some(digests)) = (outcome, self.digests.take()) else {

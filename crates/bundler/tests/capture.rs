@@ -236,6 +236,26 @@ fn the_documented_recipe_gives_the_digest_of_a_page_image() {
 }
 
 #[test]
+fn a_capture_can_be_given_up_after_the_thaw() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let images = Images::new();
+    let options = CaptureOptions {
+        max_files: 1,
+        expected: &[],
+        sink: Sink::Direct,
+    };
+    let writer = ArchiveWriter::create(&directory.path().join("a.tar")).unwrap();
+    let mut capture = writer.capture_pages(&images.fd, &options).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| play_criu(&images.path, &[noise(20_000_000, 1)]).unwrap());
+    });
+    capture.drained(soon()).unwrap();
+    capture.abort_handle().abort();
+    assert!(matches!(capture.finish().unwrap_err(), Error::Cancelled));
+    assert_eq!(names(directory.path()), [""; 0]);
+}
+
+#[test]
 fn many_page_images_share_the_parcels() {
     let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     for sink in [Sink::Buffered, Sink::Direct] {

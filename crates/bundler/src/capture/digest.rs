@@ -13,7 +13,9 @@ use std::thread::JoinHandle;
 
 use rustix::fs::OFlags;
 
+use super::pump::Signal;
 use super::route::{Way, open_direct};
+use super::write_back;
 use crate::blocks::{self, BlockDigest, Buffer};
 use crate::error::Error;
 
@@ -44,8 +46,10 @@ pub(super) struct Digests {
 }
 
 impl Digests {
-    pub(super) fn start(file: &File) -> io::Result<Self> {
+    /// `signal` ends everything early.
+    pub(super) fn start(file: &File, signal: &Arc<Signal>) -> io::Result<Self> {
         let queue = Arc::new(Queue {
+            signal: Arc::clone(signal),
             file: file.try_clone()?,
             direct: open_direct(file, OFlags::RDONLY),
             state: Mutex::default(),
@@ -73,7 +77,8 @@ impl Digests {
 
     /// Ends the threads of a capture that was given up.
     pub(super) fn abandon(self) {
-        self.queue.close(true);
+        self.queue.signal.abort();
+        self.queue.close();
         for thread in self.early {
             drop(thread.join());
         }
@@ -83,12 +88,13 @@ impl Digests {
     /// returns the digest of each page image by its number.
     pub(super) fn finish(self) -> Result<HashMap<u32, String>, Error> {
         let failed = |error| Error::io("read memory back from the archive", error);
-        self.queue.close(false);
+        self.queue.close();
         // Those that read past the page cache mostly wait for the disk.
         let threads = (4 * blocks::processors()).min(MOST_THREADS);
         let queue = &self.queue;
         std::thread::scope(|scope| {
-            let sync = scope.spawn(|| queue.file.sync_data());
+            let stop = || queue.signal.aborted();
+            let sync = scope.spawn(move || write_back::sync(&queue.file, &stop));
             for _ in self.early.len()..threads {
                 scope.spawn(|| queue.work());
             }
@@ -97,6 +103,9 @@ impl Digests {
         .map_err(|error| Error::io("sync the archive", error))?;
         for thread in self.early {
             thread.join().map_err(|_| Error::Cancelled)?;
+        }
+        if self.queue.signal.aborted() {
+            return Err(Error::Cancelled);
         }
         let mut state = self.queue.lock();
         if let Some(error) = state.failed.take() {
@@ -113,6 +122,7 @@ impl Digests {
 /// Blocks that wait, and digests that are done.
 #[derive(Debug)]
 pub(super) struct Queue {
+    signal: Arc<Signal>,
     file: File,
     /// The same file, for reading past the page cache what was written past it.
     direct: Option<File>,
@@ -140,13 +150,8 @@ impl Queue {
         self.changed.notify_one();
     }
 
-    fn close(&self, discard: bool) {
-        let mut state = self.lock();
-        state.closed = true;
-        if discard {
-            state.waiting.clear();
-        }
-        drop(state);
+    fn close(&self) {
+        self.lock().closed = true;
         self.changed.notify_all();
     }
 
@@ -196,6 +201,9 @@ impl Queue {
     fn next(&self) -> Option<Block> {
         let mut state = self.lock();
         loop {
+            if self.signal.aborted() {
+                return None;
+            }
             if let Some(block) = state.waiting.pop_front() {
                 return Some(block);
             }
