@@ -12,15 +12,9 @@ use crate::harness::load::{Client, Load, Protocol};
 use crate::harness::needs;
 
 pub(super) const TESTS: &[(&str, Test)] = &[
-    ("applications::redis", |thawd| redis(thawd)?.story(thawd)),
-    ("applications::sqlite_in_wal_mode", |thawd| {
-        let server = sqlite(thawd)?;
-        server.story(thawd)?;
-        sound(thawd)
-    }),
-    ("applications::a_go_server", |thawd| {
-        go_server(thawd)?.story(thawd)
-    }),
+    ("applications::redis", redis_under_load),
+    ("applications::sqlite_in_wal_mode", sqlite_under_load),
+    ("applications::a_go_server", go_server_under_load),
     (
         "applications::redis_survives_kills_of_thawd_between_any_two_steps",
         |thawd| redis(thawd)?.survives_kills(thawd),
@@ -196,6 +190,23 @@ fn goes_on(client: &mut Client, count: u64) -> Result<u64> {
 fn crash(thawd: &mut Thawd) -> Result<()> {
     thawd.kill()?;
     thawd.launch()
+}
+
+/// Redis through the whole story.
+pub(super) fn redis_under_load(thawd: &mut Thawd) -> Result<()> {
+    redis(thawd)?.story(thawd)
+}
+
+/// SQLite in WAL mode through the whole story.
+pub(super) fn sqlite_under_load(thawd: &mut Thawd) -> Result<()> {
+    let server = sqlite(thawd)?;
+    server.story(thawd)?;
+    sound(thawd)
+}
+
+/// A server in Go through the whole story.
+pub(super) fn go_server_under_load(thawd: &mut Thawd) -> Result<()> {
+    go_server(thawd)?.story(thawd)
 }
 
 fn redis(thawd: &mut Thawd) -> Result<Server> {

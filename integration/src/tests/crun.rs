@@ -14,7 +14,7 @@ use cri_server::v1;
 use tonic::Code;
 
 use super::bad_input::{refused, script};
-use super::{Test, story, survival};
+use super::{Test, applications, story, survival};
 use crate::harness::containers::{Container, Pod, pod_config, workload_config};
 use crate::harness::daemon::{Ground, Thawd};
 use crate::harness::needs::CRUN as CRUN_PROGRAM;
@@ -62,6 +62,18 @@ const ON_CRUN: &[(&str, Test)] = &[
     (
         "crun::tcp_connections_of_the_original_survive",
         survival::tcp_connections_of_the_original,
+    ),
+    (
+        "crun::redis_survives_under_load",
+        applications::redis_under_load,
+    ),
+    (
+        "crun::sqlite_survives_under_load",
+        applications::sqlite_under_load,
+    ),
+    (
+        "crun::a_go_server_survives_under_load",
+        applications::go_server_under_load,
     ),
     (
         "crun::is_the_default_where_cgroup_v2_is_all_there_is",
