@@ -9,7 +9,7 @@ mod common;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -253,6 +253,34 @@ fn a_capture_can_be_given_up_after_the_thaw() {
     capture.abort_handle().abort();
     assert!(matches!(capture.finish().unwrap_err(), Error::Cancelled));
     assert_eq!(names(directory.path()), [""; 0]);
+}
+
+#[test]
+fn what_was_expected_wrongly_leaves_no_zeros_behind() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let large = 40 << 20;
+    for (round, (sizes, expected)) in [
+        ([large, 5000], [large as u64, 5000]),
+        ([5000, large], [5000, large as u64]),
+        ([5000, 70_000], [5000, large as u64]),
+        ([70_000, 5000], [large as u64, 5000]),
+        ([large, 5000], [5000, large as u64]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let location = directory.path().join(format!("{round}.tar"));
+        let contents = sizes.map(|size| noise(size, 9));
+        let (_, manifest) = archive(&location, &contents, &expected, Sink::Adaptive);
+        check_content(&location, &contents, &manifest);
+        check_listing(&location, &manifest);
+        let taken = location.metadata().unwrap().blocks() * 512;
+        let size = location.metadata().unwrap().len();
+        assert!(
+            taken <= size + (64 << 10),
+            "{taken} bytes on disk for {size}"
+        );
+    }
 }
 
 #[test]
