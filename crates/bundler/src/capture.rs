@@ -52,11 +52,13 @@ mod lanes;
 mod pump;
 mod route;
 mod settle;
+mod warm;
 mod write_back;
 
 use digest::Digests;
 use pump::{Layout, Pump, Signal};
 use route::Route;
+use warm::Warming;
 use write_back::EarlyWriteBack;
 
 /// Capacity asked for each pipe.
@@ -165,14 +167,21 @@ impl ArchiveWriter {
             pipes.push((number, Some(reader)));
         }
         let layout = self.layout(options.expected)?;
-        layout.preallocate(&self.file, options.expected);
+        let range = layout.preallocate(&self.file, options.expected);
         let signal = Arc::new(Signal::new().map_err(failed)?);
         let digests = Digests::start(&self.file, &signal).map_err(failed)?;
+        let warming = match options.sink {
+            Sink::Direct => Warming::default(),
+            Sink::Adaptive | Sink::Buffered => {
+                Warming::start(&self.file, &range).map_err(failed)?
+            }
+        };
         let pump = Pump {
             route: Route::new(&self.file, options.sink).map_err(failed)?,
             images: images.try_clone().map_err(failed)?,
             pipes,
             layout,
+            warming,
             signal: Arc::clone(&signal),
             digests: digests.queue(),
             write_back: EarlyWriteBack::start(&self.file).map_err(failed)?,

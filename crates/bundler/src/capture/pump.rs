@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 
 use super::digest::{Block, Queue};
 use super::route::{Route, Way};
+use super::warm::Warming;
 use super::write_back::EarlyWriteBack;
 use super::{Captured, pipe_name, poison};
 use crate::blocks::BLOCK_BYTES;
@@ -88,9 +90,9 @@ impl Layout {
         }
     }
 
-    /// Gives the file blocks, and its size, for what is expected: pages are written faster then. It
-    /// need not succeed.
-    pub(super) fn preallocate(&self, file: &File, expected: &[u64]) {
+    /// Gives the file blocks, and its size, for what is expected: pages are written faster then.
+    /// Returns where most of them will go; nothing when there are no blocks.
+    pub(super) fn preallocate(&self, file: &File, expected: &[u64]) -> Range<u64> {
         let sum = |sizes: &[u64]| {
             sizes
                 .iter()
@@ -99,18 +101,20 @@ impl Layout {
         let free = sys::fs::free_bytes(file).unwrap_or(0);
         let total = sum(expected);
         if total > free {
-            return;
+            return 0..0;
         }
-        let first = match self.first {
-            Some((number, data, reserved)) => {
-                let index = usize::try_from(number).map_or(0, |number| number.saturating_sub(1));
-                let first = expected.get(index).copied().unwrap_or(0).min(reserved);
-                sys::pipe::preallocate(file, data, first).unwrap_or_default();
-                first
-            }
-            None => 0,
+        let have = |begin: u64, length: u64| {
+            let had = sys::pipe::preallocate(file, begin, length);
+            begin..had.map_or(begin, |()| begin.saturating_add(length))
         };
-        sys::pipe::preallocate(file, self.end, total - first).unwrap_or_default();
+        let Some((number, data, reserved)) = self.first else {
+            let data = padded_data_offset(self.end);
+            return have(data, total);
+        };
+        let index = usize::try_from(number).map_or(0, |number| number.saturating_sub(1));
+        let first = expected.get(index).copied().unwrap_or(0).min(reserved);
+        have(self.end, total - first);
+        have(data, first)
     }
 
     fn placed(&mut self, image: Captured) {
@@ -126,6 +130,7 @@ pub(super) struct Pump {
     pub(super) pipes: Vec<(u32, Option<OwnedFd>)>,
     pub(super) layout: Layout,
     pub(super) signal: Arc<Signal>,
+    pub(super) warming: Warming,
     pub(super) digests: Arc<Queue>,
     pub(super) write_back: EarlyWriteBack,
     /// Blocks of the current image that have been taken from its pipe, and how many bytes of each
@@ -221,6 +226,8 @@ impl Pump {
             offset,
             size: 0,
         };
+        let warm = self.warming.end();
+        self.route.prefer_cache(&warm);
         self.digests.image(number);
         for index in 0.. {
             let block = self.block(reader, index, &mut image).map_err(failed)?;
@@ -252,7 +259,7 @@ impl Pump {
 
     /// Moves one block, a shorter one at the end of the image.
     fn block(&mut self, reader: &OwnedFd, index: usize, image: &mut Captured) -> io::Result<Block> {
-        let way = self.route.way();
+        let way = self.route.way(image.offset + image.size);
         let mut block = Block {
             image: image.number,
             index,

@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ pub(super) struct Route {
     open: Option<(Parcel, u64, Way)>,
     /// What got into the file since [`Self::landed`] was asked.
     landed: Vec<(u64, u64)>,
+    /// Where there is room in the page cache already.
+    warm: Range<u64>,
     chooser: Chooser,
 }
 
@@ -58,13 +61,26 @@ impl Route {
             lanes: Lanes::start(file, direct.as_ref())?,
             open: None,
             landed: Vec::new(),
+            warm: 0..0,
             chooser: Chooser::new(sink),
         })
     }
 
-    /// The way of the next block.
-    pub(super) fn way(&self) -> Way {
-        self.chooser.way
+    /// Has the page cache used for `range`, where there is room in it already. An empty one changes
+    /// nothing.
+    pub(super) fn prefer_cache(&mut self, range: &Range<u64>) {
+        if !range.is_empty() {
+            self.warm = range.clone();
+        }
+    }
+
+    /// The way of a block that begins at `offset`.
+    pub(super) fn way(&self, offset: u64) -> Way {
+        if self.warm.contains(&offset) {
+            Way::Cached
+        } else {
+            self.chooser.way
+        }
     }
 
     /// Moves at most `max` bytes of what lies in the pipe on their way to `offset`, behind those
