@@ -48,6 +48,38 @@ pub fn kernel_version(release: &str) -> Option<(u32, u32)> {
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
+/// How many bytes may be dirty in the page cache before the kernel begins to write them out by
+/// itself: `vm.dirty_background_bytes`, or `vm.dirty_background_ratio` of the available memory
+/// (Documentation/admin-guide/sysctl/vm.rst; proc_meminfo(5), `MemAvailable`). The kernel's own
+/// figure differs a little.
+///
+/// # Errors
+///
+/// What reading these files returns; `InvalidData` for other text than expected.
+pub fn dirty_background_bytes() -> std::io::Result<u64> {
+    let setting =
+        |name: &str| std::fs::read_to_string(format!("/proc/sys/vm/dirty_background_{name}"));
+    background(
+        &setting("bytes")?,
+        &setting("ratio")?,
+        &std::fs::read_to_string("/proc/meminfo")?,
+    )
+    .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+fn background(bytes: &str, ratio: &str, memory: &str) -> Option<u64> {
+    let bytes: u64 = bytes.trim().parse().ok()?;
+    if bytes > 0 {
+        return Some(bytes);
+    }
+    let ratio: u64 = ratio.trim().parse().ok()?;
+    let available = memory
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let available: u64 = available.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(available.saturating_mul(1024) / 100 * ratio)
+}
+
 /// `bytes` random bytes from the kernel as lower-case hexadecimal digits.
 ///
 /// # Errors
@@ -68,6 +100,16 @@ pub fn random_hex(bytes: usize) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kernel_s_threshold_is_a_number_of_bytes_or_a_part_of_memory() {
+        let memory = "MemTotal:       24683932 kB\nMemAvailable:   20000000 kB\n";
+        assert_eq!(background("0\n", "10\n", memory), Some(2_048_000_000));
+        assert_eq!(background("4096\n", "0\n", memory), Some(4096));
+        assert_eq!(background("0\n", "10\n", "MemTotal: 1 kB"), None);
+        assert_eq!(background("x", "10\n", memory), None);
+        assert!(dirty_background_bytes().unwrap() > 0);
+    }
 
     #[test]
     fn features_and_versions_are_parsed() {

@@ -1,9 +1,10 @@
 //! When what is dirty in the page cache goes to the disk.
 //!
 //! While the container stands a thread bounds it. Write-back takes a fifth of the writer's speed (measured: 1 GiB in 0.46 s with, 0.38 s without),
-//! so it is left for later as far as possible. But from a tenth of the free memory on the kernel
+//! so it is left for later as far as possible. But from a tenth of the available memory on the kernel
 //! starts it anyway, and from a fifth on it makes writers wait (`dirty_background_ratio`,
-//! `dirty_ratio`, Documentation/admin-guide/sysctl/vm.rst).
+//! `dirty_ratio`, Documentation/admin-guide/sysctl/vm.rst). Measured at 4 GiB with 22 GB available:
+//! 1.19 s frozen when 2 GiB stay dirty, 1.36 s when 1 GiB does.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -13,8 +14,16 @@ use std::thread::JoinHandle;
 
 use sys::pipe::WriteBack;
 
-/// What stays dirty.
-const MAX_DIRTY_BYTES: u64 = 1 << 30;
+/// What stays dirty where the kernel does not tell its threshold.
+const USUAL_BYTES: u64 = 1 << 30;
+/// The part of the kernel's threshold that stays dirty: others write too.
+const PART: (u64, u64) = (4, 5);
+
+/// How much may stay dirty.
+fn most_dirty() -> u64 {
+    let threshold = sys::sysinfo::dirty_background_bytes();
+    threshold.map_or(USUAL_BYTES, |bytes| bytes / PART.1 * PART.0)
+}
 
 /// Bytes whose writing is started and awaited at a time.
 const PIECE_BYTES: u64 = 64 << 20;
@@ -57,7 +66,7 @@ impl EarlyWriteBack {
         let (written, ranges) = channel();
         let thread = std::thread::Builder::new()
             .name("page-write-back".to_owned())
-            .spawn(move || follow(&file, &ranges, MAX_DIRTY_BYTES))?;
+            .spawn(move || follow(&file, &ranges, most_dirty()))?;
         Ok(Self {
             written: Some(written),
             thread: Some(thread),
