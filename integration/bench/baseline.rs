@@ -240,6 +240,10 @@ impl Side for Baseline {
         arena::run("tar", &["-cf", &archive, "-C", &images, "."]).map(drop)
     }
 
+    fn sync(&mut self) -> Result<()> {
+        arena::run("sync", &["--data", &self.text("archives/baseline.tar")]).map(drop)
+    }
+
     fn replace(&mut self) -> Result<()> {
         self.runc(&["delete", "--force", ORIGINAL])?;
         self.remove_images()

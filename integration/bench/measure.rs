@@ -32,6 +32,8 @@ pub(super) trait Side {
     fn start(&mut self, job: &Job<'_>) -> Result<()>;
     /// Freezes it to an archive while it runs on.
     fn checkpoint(&mut self) -> Result<()>;
+    /// Has the archive on the disk, if it is not there.
+    fn sync(&mut self) -> Result<()>;
     /// Removes the original and all of the checkpoint but the archive; makes what the restored
     /// container will find.
     fn replace(&mut self) -> Result<()>;
@@ -50,6 +52,8 @@ pub(super) struct Sample {
     pub(super) frozen: Duration,
     /// Until there was an archive.
     pub(super) finished: Duration,
+    /// Until that was on the disk.
+    pub(super) synced: Duration,
     /// Bytes written per byte of memory.
     pub(super) written: f64,
     /// Until the restored container took a step.
@@ -133,6 +137,8 @@ fn sample(side: &mut dyn Side, mut meter: Meter, mib: u64, seed: u64) -> Result<
     let began = Instant::now();
     side.checkpoint().context("freezing")?;
     let finished = began.elapsed();
+    side.sync().context("syncing the archive")?;
+    let synced = began.elapsed();
     pause(SETTLE);
     let frozen = Duration::from_nanos(meter.ticks()?.longest_ns);
     let written = side.written()?.saturating_sub(written);
@@ -155,6 +161,7 @@ fn sample(side: &mut dyn Side, mut meter: Meter, mib: u64, seed: u64) -> Result<
     Ok(Sample {
         frozen,
         finished,
+        synced,
         written: ratio(written, memory_bytes),
         restored: Duration::from_nanos(step_ns.saturating_sub(began_ns)),
     })
@@ -175,9 +182,10 @@ impl std::fmt::Display for Sample {
         let ms = |time: Duration| time.as_secs_f64() * 1000.0;
         write!(
             f,
-            "frozen {:7.0} ms  finished {:7.0} ms  written {:.3}  restore {:7.0} ms",
+            "frozen {:7.0} ms  finished {:7.0} ms  synced {:7.0} ms  written {:.3}  restore {:7.0} ms",
             ms(self.frozen),
             ms(self.finished),
+            ms(self.synced),
             self.written,
             ms(self.restored)
         )

@@ -16,6 +16,7 @@
 //!   between them, while the checkpoint was taken.
 //! * *finished*: from the call until it returned (thawd), or until tar ended (baseline). thawd's
 //!   archive is on the disk by then; the baseline does not wait for the disk.
+//! * *on the disk*: until the baseline's archive was synced as well.
 //! * *written*: `write_bytes` in /proc/PID/io of the daemon, or of the commands, with the children
 //!   that they waited for: bytes that became dirty for a disk or went to it past the page cache. A
 //!   tmpfs does not count. It is divided by the container's anonymous memory (`RssAnon`).

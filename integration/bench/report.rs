@@ -37,9 +37,10 @@ fn ms(time: Duration) -> f64 {
 
 type Figure = fn(&Sample) -> f64;
 
-const FIGURES: [Figure; 4] = [
+const FIGURES: [Figure; 5] = [
     |sample| ms(sample.frozen),
     |sample| ms(sample.finished),
+    |sample| ms(sample.synced),
     |sample| sample.written,
     |sample| ms(sample.restored),
 ];
@@ -52,7 +53,7 @@ fn name(mib: u64) -> String {
 }
 
 /// A size's ratios, thawd / baseline, in the order of [`FIGURES`].
-fn ratios(size: &Size) -> [f64; 4] {
+fn ratios(size: &Size) -> [f64; 5] {
     FIGURES.map(|figure| median(&size.thawd, figure) / median(&size.baseline, figure))
 }
 
@@ -65,14 +66,15 @@ pub(super) fn markdown(results: &[Size]) -> Result<String> {
     writeln!(text, "thawd / baseline, medians; less is better:\n")?;
     writeln!(
         text,
-        "| memory | time frozen | checkpoint finished | bytes written | restore to first progress |"
+        "| memory | time frozen | checkpoint finished | finished and on the disk | bytes written | \
+         restore to first progress |"
     )?;
-    writeln!(text, "|---|---|---|---|---|")?;
+    writeln!(text, "|---|---|---|---|---|---|")?;
     for size in results {
-        let [frozen, finished, written, restored] = ratios(size);
+        let [frozen, finished, synced, written, restored] = ratios(size);
         writeln!(
             text,
-            "| {} | {frozen:.2} | {finished:.2} | {written:.2} | {restored:.2} |",
+            "| {} | {frozen:.2} | {finished:.2} | {synced:.2} | {written:.2} | {restored:.2} |",
             name(size.mib)
         )?;
     }
@@ -82,14 +84,15 @@ pub(super) fn markdown(results: &[Size]) -> Result<String> {
     )?;
     writeln!(
         text,
-        "| memory | side | frozen ms | finished ms | written per byte of memory | restore ms |"
+        "| memory | side | frozen ms | finished ms | on the disk ms | written per byte of memory | \
+         restore ms |"
     )?;
-    writeln!(text, "|---|---|---|---|---|---|")?;
+    writeln!(text, "|---|---|---|---|---|---|---|")?;
     for size in results {
         for (side, samples) in [("thawd", &size.thawd), ("baseline", &size.baseline)] {
             write!(text, "| {} | {side} |", name(size.mib))?;
             for (column, figure) in FIGURES.iter().enumerate() {
-                let digits = if column == 2 { 3 } else { 0 };
+                let digits = if column == 3 { 3 } else { 0 };
                 let values = || samples.iter().map(figure);
                 let least = values().fold(f64::INFINITY, f64::min);
                 let most = values().fold(0.0, f64::max);
@@ -175,6 +178,7 @@ mod tests {
         let sample = |&frozen_ms| Sample {
             frozen: Duration::from_millis(frozen_ms),
             finished: Duration::from_millis(frozen_ms),
+            synced: Duration::from_millis(frozen_ms),
             written,
             restored: Duration::from_millis(10),
         };

@@ -92,6 +92,11 @@ impl Side for Subject {
         self.explained(answer.map(drop).context("CheckpointContainer"))
     }
 
+    /// It has its name only when it is synced.
+    fn sync(&mut self) -> Result<()> {
+        Ok(())
+    }
+
     fn replace(&mut self) -> Result<()> {
         let (_, container) = self.running.last().context("no pod")?;
         self.end(container.as_ref().context("no container")?)?;
