@@ -178,7 +178,14 @@ mod tests {
         // Waits for somebody to write.
         let command = Command::new("cat").cwd(dir.path()).args([PAUSE, &id]);
         let mut child = command.spawn().unwrap();
-        let found = find(&id).unwrap().unwrap();
+        // The kernel writes the words down a little after the program's start is reported.
+        let deadline = std::time::Instant::now() + READY;
+        let found = loop {
+            match find(&id).unwrap() {
+                Some(found) => break found,
+                None => assert!(std::time::Instant::now() < deadline, "it is not found"),
+            }
+        };
         assert_eq!(found.pid, child.pid());
         // Somebody else's word, or another sandbox's, is not it.
         assert!(find(id.get(..32).unwrap()).unwrap().is_none());
