@@ -37,6 +37,7 @@ pub(super) const TESTS: &[(&str, Test)] = &[
         "story::the_base_image_must_be_there",
         the_base_image_must_be_there,
     ),
+    ("story::thaws_on_another_node", thaws_on_another_node),
 ];
 
 /// Freezes a counter and says between which counts that was.
@@ -328,4 +329,37 @@ fn the_base_image_must_be_there(thawd: &mut Thawd) -> Result<()> {
     let restored = pod.start(original.restored_config(&source, "restored"))?;
     restored.log.wait_more(2)?;
     restored.check()
+}
+
+/// Another daemon, with directories and images of its own, is given the archive and nothing else; the
+/// original and its pod are gone.
+fn thaws_on_another_node(thawd: &mut Thawd) -> Result<()> {
+    let pod = Pod::run(thawd, "first")?;
+    let original = start_counter(thawd, &pod)?;
+    let archive = thawd.path("archives/counter.tar");
+    let frozen = freeze(&original, &archive)?;
+    original.stop()?;
+    original.remove()?;
+    pod.remove()?;
+
+    let node = Thawd::start()?;
+    let source = node.path("archives/brought.tar").display().to_string();
+    let archive = archive.display().to_string();
+    arena::run("cp", &["--preserve=mode,ownership", &archive, &source])?;
+    std::fs::remove_file(&archive)?;
+    let pod = Pod::run(&node, "second")?;
+    let config = original.restored_config(&source, "restored");
+    let refused = pod.create(config.clone());
+    let refused = refused.err().context("created without its base image")?;
+    ensure!(
+        refused
+            .message()
+            .contains("localhost/thawd/workload:latest"),
+        "the image is not named: {refused:?}"
+    );
+    node.load("workload")?;
+    let restored = pod.start(config)?;
+    restored.log.wait_thawed(frozen)?;
+    restored.check()?;
+    node.finish()
 }
