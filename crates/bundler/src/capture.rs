@@ -221,10 +221,9 @@ impl ArchiveWriter {
         let Some((index, _)) = largest.filter(|(index, _)| *index > 0) else {
             return Ok(plain);
         };
-        let total = expected
-            .iter()
-            .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
-        let reserved = total.saturating_mul(2).clamp(MIN_RESERVED, MAX_RESERVED);
+        let reserved = sum(expected)
+            .saturating_mul(2)
+            .clamp(MIN_RESERVED, MAX_RESERVED);
         let reserved = round_up(reserved, crate::format::PAGE);
         let limit = rustix::process::getrlimit(Resource::Fsize).current;
         let allowed = limit.is_none_or(|limit| limit / 2 > reserved);
@@ -368,11 +367,16 @@ impl Drop for PageCapture {
             self.signal.abort();
             self.join_pump();
         }
-        // Both threads have the file open: its space is free when they have ended.
-        if let Some(digests) = self.digests.take() {
-            digests.abandon();
-        }
+        // All threads have the file open: its space is free when they have ended.
+        self.digests = None;
     }
+}
+
+/// Of bytes, as a caller expects them.
+fn sum(expected: &[u64]) -> u64 {
+    expected
+        .iter()
+        .fold(0, |sum, bytes| sum.saturating_add(*bytes))
 }
 
 /// CRIU's name for the page image with this number.

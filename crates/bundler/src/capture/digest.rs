@@ -75,18 +75,9 @@ impl Digests {
         Arc::clone(&self.queue)
     }
 
-    /// Ends the threads of a capture that was given up.
-    pub(super) fn abandon(self) {
-        self.queue.signal.abort();
-        self.queue.close();
-        for thread in self.early {
-            drop(thread.join());
-        }
-    }
-
     /// Digests what is left on all processors, while the data is on its way to the disk, and
     /// returns the digest of each page image by its number.
-    pub(super) fn finish(self) -> Result<HashMap<u32, String>, Error> {
+    pub(super) fn finish(mut self) -> Result<HashMap<u32, String>, Error> {
         let failed = |error| Error::io("read memory back from the archive", error);
         self.queue.close();
         // Those that read past the page cache mostly wait for the disk.
@@ -101,7 +92,7 @@ impl Digests {
             sync.join().unwrap_or(Ok(()))
         })
         .map_err(|error| Error::io("sync the archive", error))?;
-        for thread in self.early {
+        for thread in self.early.drain(..) {
             thread.join().map_err(|_| Error::Cancelled)?;
         }
         if self.queue.signal.aborted() {
@@ -116,6 +107,20 @@ impl Digests {
             .into_iter()
             .map(|(number, blocks)| (number, blocks::combine(&blocks)))
             .collect())
+    }
+}
+
+/// Ends the threads of a capture that was given up, or that could not be begun.
+impl Drop for Digests {
+    fn drop(&mut self) {
+        if self.early.is_empty() {
+            return;
+        }
+        self.queue.signal.abort();
+        self.queue.close();
+        for thread in self.early.drain(..) {
+            drop(thread.join());
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use super::digest::{Block, Queue};
 use super::route::{Route, Way};
 use super::warm::Warming;
 use super::write_back::EarlyWriteBack;
-use super::{Captured, pipe_name, poison};
+use super::{Captured, pipe_name, poison, sum};
 use crate::blocks::BLOCK_BYTES;
 use crate::error::Error;
 use crate::format::{BLOCK, round_up};
@@ -93,11 +93,6 @@ impl Layout {
     /// Gives the file blocks, and its size, for what is expected: pages are written faster then.
     /// Returns where most of them will go; nothing when there are no blocks.
     pub(super) fn preallocate(&self, file: &File, expected: &[u64]) -> Range<u64> {
-        let sum = |sizes: &[u64]| {
-            sizes
-                .iter()
-                .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes))
-        };
         let free = sys::fs::free_bytes(file).unwrap_or(0);
         let total = sum(expected);
         if total > free {

@@ -39,11 +39,24 @@ pub(super) struct Route {
     lanes: Lanes,
     /// What is being filled, where it will go, and how.
     open: Option<(Parcel, u64, Way)>,
-    /// What got into the file since [`Self::landed`] was asked.
-    landed: Vec<(u64, u64)>,
     /// Where there is room in the page cache already.
     warm: Range<u64>,
+    account: Account,
+}
+
+/// What is known of the writes that have ended.
+#[derive(Debug)]
+struct Account {
+    /// What got into the file since [`Route::landed`] was asked.
+    landed: Vec<(u64, u64)>,
     chooser: Chooser,
+}
+
+impl Account {
+    fn note(&mut self, written: &Written) {
+        self.chooser.note(written);
+        self.landed.push((written.offset, written.length));
+    }
 }
 
 impl Route {
@@ -60,9 +73,11 @@ impl Route {
         Ok(Self {
             lanes: Lanes::start(file, direct.as_ref())?,
             open: None,
-            landed: Vec::new(),
             warm: 0..0,
-            chooser: Chooser::new(sink),
+            account: Account {
+                landed: Vec::new(),
+                chooser: Chooser::new(sink),
+            },
         })
     }
 
@@ -79,7 +94,7 @@ impl Route {
         if self.warm.contains(&offset) {
             Way::Cached
         } else {
-            self.chooser.way
+            self.account.chooser.way
         }
     }
 
@@ -102,11 +117,8 @@ impl Route {
             let (mut parcel, begin, way) = match self.open.take() {
                 Some(open) => open,
                 None => {
-                    let (chooser, landed) = (&mut self.chooser, &mut self.landed);
-                    let parcel = self.lanes.parcel(&mut |written| {
-                        chooser.note(&written);
-                        landed.push((written.offset, written.length));
-                    })?;
+                    let account = &mut self.account;
+                    let parcel = self.lanes.parcel(&mut |written| account.note(&written))?;
                     (parcel, offset, way)
                 }
             };
@@ -139,16 +151,14 @@ impl Route {
             Some((parcel, ..)) => self.lanes.put_back(parcel),
             None => {}
         }
-        let (chooser, landed) = (&mut self.chooser, &mut self.landed);
-        self.lanes.flush(&mut |written| {
-            chooser.note(&written);
-            landed.push((written.offset, written.length));
-        })
+        let account = &mut self.account;
+        self.lanes.flush(&mut |written| account.note(&written))
     }
 
     /// Tells offsets and lengths of what got into the file, each until `known` says that it is.
     pub(super) fn landed(&mut self, known: &mut dyn FnMut(u64, u64) -> bool) {
-        self.landed
+        self.account
+            .landed
             .retain(|(offset, length)| !known(*offset, *length));
     }
 }
