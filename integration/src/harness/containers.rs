@@ -267,6 +267,22 @@ impl Container {
         self.cri.stop_container(request).map(drop)
     }
 
+    /// Stops it, and its program has to end with 0.
+    ///
+    /// # Errors
+    /// What thawd answered, or how it ended instead.
+    pub(crate) fn stop_well(&self) -> Result<()> {
+        self.stop()?;
+        let status = self.wait_exit()?;
+        ensure!(
+            status.exit_code == 0,
+            "exit code {}: {}",
+            status.exit_code,
+            status.reason
+        );
+        Ok(())
+    }
+
     /// Removes it.
     ///
     /// # Errors

@@ -104,15 +104,7 @@ pub(super) fn counts_on_from_the_freeze(thawd: &mut Thawd) -> Result<()> {
     let restored = pod.start(original.restored_config(&source, "restored"))?;
     restored.log.wait_thawed(frozen)?;
     restored.check()?;
-    restored.stop()?;
-    let status = restored.wait_exit()?;
-    ensure!(
-        status.exit_code == 0,
-        "exit code {}: {}",
-        status.exit_code,
-        status.reason
-    );
-    Ok(())
+    restored.stop_well()
 }
 
 fn thaws_from_a_checkpoint_image(thawd: &mut Thawd) -> Result<()> {
@@ -302,6 +294,18 @@ pub(super) fn survives_kills(thawd: &mut Thawd) -> Result<()> {
     pod.remove()
 }
 
+/// A container was refused for want of its base image, which the refusal names.
+fn names_its_base_image(created: Result<Container, tonic::Status>) -> Result<()> {
+    let refused = created.err().context("created without its base image")?;
+    ensure!(
+        refused
+            .message()
+            .contains("localhost/thawd/workload:latest"),
+        "the image is not named: {refused:?}"
+    );
+    Ok(())
+}
+
 fn the_base_image_must_be_there(thawd: &mut Thawd) -> Result<()> {
     let pod = Pod::run(thawd, "first")?;
     let original = start_counter(thawd, &pod)?;
@@ -317,14 +321,7 @@ fn the_base_image_must_be_there(thawd: &mut Thawd) -> Result<()> {
         .cri()
         .remove_image(v1::RemoveImageRequest { image: Some(image) })?;
     let source = archive.display().to_string();
-    let refused = pod.create(original.restored_config(&source, "restored"));
-    let refused = refused.err().context("created without its base image")?;
-    ensure!(
-        refused
-            .message()
-            .contains("localhost/thawd/workload:latest"),
-        "the image is not named: {refused:?}"
-    );
+    names_its_base_image(pod.create(original.restored_config(&source, "restored")))?;
     thawd.load("workload")?;
     let restored = pod.start(original.restored_config(&source, "restored"))?;
     restored.log.wait_more(2)?;
@@ -349,14 +346,7 @@ fn thaws_on_another_node(thawd: &mut Thawd) -> Result<()> {
     std::fs::remove_file(&archive)?;
     let pod = Pod::run(&node, "second")?;
     let config = original.restored_config(&source, "restored");
-    let refused = pod.create(config.clone());
-    let refused = refused.err().context("created without its base image")?;
-    ensure!(
-        refused
-            .message()
-            .contains("localhost/thawd/workload:latest"),
-        "the image is not named: {refused:?}"
-    );
+    names_its_base_image(pod.create(config.clone()))?;
     node.load("workload")?;
     let restored = pod.start(config)?;
     restored.log.wait_thawed(frozen)?;

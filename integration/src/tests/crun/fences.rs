@@ -54,13 +54,7 @@ pub(super) fn fenced_in(thawd: &mut Thawd) -> Result<()> {
         seen.stderr.matches("Read-only file system").count() == 3,
         "{seen:?}"
     );
-    restored.stop()?;
-    ensure!(
-        restored.wait_exit()?.exit_code == 0,
-        "{:?}",
-        restored.status()?
-    );
-    Ok(())
+    restored.stop_well()
 }
 
 /// Major and minor number of a block device of the host that root may read.
@@ -142,11 +136,5 @@ pub(super) fn killed_while_they_stand(thawd: &mut Thawd) -> Result<()> {
         state == v1::ContainerState::ContainerRunning,
         "state {state:?}"
     );
-    restored.stop()?;
-    ensure!(
-        restored.wait_exit()?.exit_code == 0,
-        "{:?}",
-        restored.status()?
-    );
-    Ok(())
+    restored.stop_well()
 }
