@@ -4,8 +4,10 @@
 //! and every page must lie in a mapping of the task.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::iter::Peekable;
+use std::ops::Range;
 
-use super::{Context, tasks};
+use super::{Context, guards, tasks};
 use crate::model::Pagemap;
 use crate::proto::{MmEntry, VmaEntry};
 use crate::violation::{Place, Report};
@@ -20,11 +22,11 @@ const PE_PARENT: u32 = 1;
 const PE_LAZY: u32 = 2;
 pub(crate) const PE_PRESENT: u32 = 4;
 /// Classes of mappings (`criu/include/image.h`).
-const VMA_VSYSCALL: u32 = 1 << 2;
-const VMA_FILE_PRIVATE: u32 = 1 << 6;
-const VMA_FILE_SHARED: u32 = 1 << 7;
-const VMA_ANON_SHARED: u32 = 1 << 8;
-const VMA_ANON_PRIVATE: u32 = 1 << 9;
+pub(super) const VMA_VSYSCALL: u32 = 1 << 2;
+pub(super) const VMA_FILE_PRIVATE: u32 = 1 << 6;
+pub(super) const VMA_FILE_SHARED: u32 = 1 << 7;
+pub(super) const VMA_ANON_SHARED: u32 = 1 << 8;
+pub(super) const VMA_ANON_PRIVATE: u32 = 1 << 9;
 const VMA_SYSV: u32 = 1 << 10;
 const VMA_SOCKET: u32 = 1 << 11;
 const VMA_KNOWN: u32 = (1 << 18) - 1;
@@ -49,24 +51,25 @@ pub(super) fn check(context: &Context<'_>, report: &mut Report) {
         };
         let image = format!("mm-{pid}.img");
         let sound = mappings(context, Place::task(pid, &image), memory, report);
-        if let (true, Some(map)) = (sound, context.images.pagemaps.get(&pid)) {
+        if let (Some(mappings), Some(map)) = (sound, context.images.pagemaps.get(&pid)) {
             let image = format!("pagemap-{pid}.img");
-            private_pages(Place::task(pid, &image), map, memory, report);
+            private_pages(Place::task(pid, &image), map, mappings, report);
         }
     }
     shared_pages(context, report);
     page_images(context, report);
 }
 
-fn mappings(
+/// The mappings; `None` when they or ranges with guard pages are unsound.
+fn mappings<'m>(
     context: &Context<'_>,
     place: Place<'_>,
-    memory: &MmEntry,
+    memory: &'m MmEntry,
     report: &mut Report,
-) -> bool {
+) -> Option<&'m [VmaEntry]> {
     if memory.vmas.len() > context.request.limits.max_mappings {
         report.malformed(place, "vmas", format!("{} mappings", memory.vmas.len()));
-        return false;
+        return None;
     }
     if memory.mm_saved_auxv.len() > AUXV_WORDS {
         report.malformed(place, "mm_saved_auxv", "is too long");
@@ -85,12 +88,13 @@ fn mappings(
             format!("no path {}", memory.exe_file_id),
         );
     }
+    let (mappings, guards) = guards::split(&memory.vmas);
     let mut end = 0;
-    for vma in &memory.vmas {
+    for vma in mappings {
         let field = format!("vma {:#x}", vma.start);
         if let Some(fault) = mapping_fault(vma, end) {
             report.malformed(place, &field, fault);
-            return false;
+            return None;
         }
         end = vma.end;
         if vma.fdflags.is_some_and(|flags| flags & CREATING != 0) {
@@ -117,7 +121,7 @@ fn mappings(
             );
         }
     }
-    true
+    guards::check(place, mappings, guards, report).then_some(mappings)
 }
 
 fn mapping_fault(vma: &VmaEntry, previous_end: u64) -> Option<&'static str> {
@@ -181,8 +185,9 @@ fn entry_end(
     }
 }
 
-fn private_pages(place: Place<'_>, map: &Pagemap, memory: &MmEntry, report: &mut Report) {
-    let mut vmas = memory.vmas.iter().peekable();
+fn private_pages(place: Place<'_>, map: &Pagemap, mappings: &[VmaEntry], report: &mut Report) {
+    let is_private = |vma: &VmaEntry| vma.status & (VMA_FILE_PRIVATE | VMA_ANON_PRIVATE) != 0;
+    let mut mappings = mappings.iter().peekable();
     let mut previous_end = 0;
     for entry in &map.entries {
         let Some(end) = entry_end(place, entry, previous_end, report) else {
@@ -190,20 +195,31 @@ fn private_pages(place: Place<'_>, map: &Pagemap, memory: &MmEntry, report: &mut
         };
         previous_end = end;
         // A run may span mappings that follow each other without a gap.
-        let mut address = entry.vaddr;
-        while address < end {
-            while vmas.next_if(|vma| vma.end <= address).is_some() {}
-            let inside = vmas.peek().filter(|vma| {
-                vma.start <= address && vma.status & (VMA_FILE_PRIVATE | VMA_ANON_PRIVATE) != 0
-            });
-            let Some(vma) = inside else {
-                let field = format!("vaddr {:#x}", entry.vaddr);
-                let detail = format!("page {address:#x} lies in no private mapping");
-                return report.malformed(place, &field, detail);
-            };
-            address = vma.end;
+        if let Some(page) = page_outside(&mut mappings, entry.vaddr..end, is_private) {
+            let field = format!("vaddr {:#x}", entry.vaddr);
+            let detail = format!("page {page:#x} lies in no private mapping");
+            return report.malformed(place, &field, detail);
         }
     }
+}
+
+/// The first page of `range` that lies in no mapping which is `fit`. Mappings are passed over on the
+/// way: they and the ranges of later calls come in order.
+pub(super) fn page_outside<'m>(
+    mappings: &mut Peekable<impl Iterator<Item = &'m VmaEntry>>,
+    range: Range<u64>,
+    fit: impl Fn(&VmaEntry) -> bool,
+) -> Option<u64> {
+    let mut page = range.start;
+    while page < range.end {
+        while mappings.next_if(|vma| vma.end <= page).is_some() {}
+        let inside = mappings.peek().filter(|vma| vma.start <= page && fit(vma));
+        page = match inside {
+            Some(vma) => vma.end,
+            None => return Some(page),
+        };
+    }
+    None
 }
 
 /// Pages of shared memory lie within their segment.

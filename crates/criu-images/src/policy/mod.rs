@@ -12,6 +12,7 @@
 mod credentials;
 mod files;
 mod fsnotify;
+mod guards;
 mod memory;
 mod mount_options;
 mod mounts;

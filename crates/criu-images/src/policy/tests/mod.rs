@@ -4,6 +4,7 @@
 
 mod credentials;
 mod files;
+mod guards;
 mod honest;
 mod memory;
 mod mounts;
