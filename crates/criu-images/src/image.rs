@@ -1,6 +1,6 @@
 //! Reads one image file entry by entry, within limits (layout in `names.rs`).
 
-use std::io::{self, Read};
+use std::io::{self, BufRead as _, Read};
 
 use crate::limits::Limits;
 use crate::names::{Header, ImageName};
@@ -79,8 +79,16 @@ impl<'a> Entries<'a> {
 
     /// The next entry's message; `None` at the end of the file.
     pub(crate) fn next(&mut self) -> Result<Option<Vec<u8>>, ImageError> {
+        let mut bytes = Vec::new();
+        Ok(self.next_into(&mut bytes)?.then_some(bytes))
+    }
+
+    /// Puts the next entry's message into `bytes`, in place of what was there; `false` at the end
+    /// of the file. A page map has up to a million entries: one buffer does for all.
+    pub(crate) fn next_into(&mut self, bytes: &mut Vec<u8>) -> Result<bool, ImageError> {
+        bytes.clear();
         let Some(length) = self.word()? else {
-            return Ok(None);
+            return Ok(false);
         };
         let length = u64::from(length);
         if length > self.max_entry_bytes {
@@ -93,10 +101,17 @@ impl<'a> Entries<'a> {
         if self.seen > self.max_entries {
             return Err(ImageError::TooManyEntries(self.max_entries));
         }
-        let mut bytes = Vec::new();
-        let read = self.reader.by_ref().take(length).read_to_end(&mut bytes)?;
+        let ready = usize::try_from(length)
+            .ok()
+            .and_then(|length| self.reader.buffer().get(..length));
+        if let Some(ready) = ready {
+            bytes.extend_from_slice(ready);
+            self.reader.consume(bytes.len());
+            return Ok(true);
+        }
+        let read = self.reader.by_ref().take(length).read_to_end(bytes)?;
         if u64::try_from(read).is_ok_and(|read| read == length) {
-            Ok(Some(bytes))
+            Ok(true)
         } else {
             Err(ImageError::Truncated)
         }
@@ -127,6 +142,10 @@ impl<'a> Entries<'a> {
 
     /// Four bytes little endian; `None` when the file ends before the first.
     fn word(&mut self) -> Result<Option<u32>, ImageError> {
+        if let Some(word) = self.reader.buffer().first_chunk().copied() {
+            self.reader.consume(4);
+            return Ok(Some(u32::from_le_bytes(word)));
+        }
         let mut bytes = Vec::with_capacity(4);
         self.reader.by_ref().take(4).read_to_end(&mut bytes)?;
         match <[u8; 4]>::try_from(bytes.as_slice()) {
@@ -139,6 +158,8 @@ impl<'a> Entries<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use super::{Entries, ImageError};
     use crate::limits::Limits;
     use crate::names::ImageName;
@@ -166,6 +187,30 @@ mod tests {
         let bytes = pstree(&[b"one", b"", b"three"]);
         let entries = read(&bytes, &Limits::default()).unwrap();
         assert_eq!(entries, [b"one".to_vec(), Vec::new(), b"three".to_vec()]);
+    }
+
+    #[test]
+    fn entries_larger_than_the_buffer_and_across_its_end_are_whole() {
+        let long = vec![7; 20_000];
+        let bytes = pstree(&[
+            b"one",
+            &long,
+            b"three",
+            &long[..8_100],
+            b"five",
+            b"",
+            b"seven",
+        ]);
+        for cut in [8, 9, 12, 15, bytes.len() - 6, bytes.len() - 2] {
+            let reader = Box::new(bytes[..cut].chain(&bytes[cut..]));
+            let mut entries = Entries::open(reader, ImageName::Pstree, &Limits::default()).unwrap();
+            let (mut entry, mut lengths) = (vec![1, 2, 3], Vec::new());
+            while entries.next_into(&mut entry).unwrap() {
+                lengths.push(entry.len());
+            }
+            assert_eq!(lengths, [3, 20_000, 5, 8_100, 4, 0, 5], "{cut}");
+            assert!(entry.is_empty());
+        }
     }
 
     #[test]

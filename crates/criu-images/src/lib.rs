@@ -9,6 +9,7 @@
 //!                                          └─▶ policy     against the live request
 //!                                                └─ seccomp   filters, run symbolically
 //!                       repair   edits of bytes, before the check
+//!                       live     of a dump: what must be copied before its tasks run again
 //! ```
 //!
 //! CRIU restores what its images say with root's rights and checks next to nothing, so a forged
@@ -31,6 +32,7 @@
 pub mod describe;
 mod image;
 mod limits;
+pub mod live;
 mod load;
 mod model;
 mod names;

@@ -82,6 +82,20 @@ pub(crate) fn edit<M: Message + Default>(
     set.0.insert(name.to_owned(), bytes);
 }
 
+/// Adds an image of these entries; of a page map, the first is its head.
+pub(crate) fn add(set: &mut MemoryImages, name: &str, entries: &[Vec<u8>]) {
+    let mut bytes = match ImageName::parse(name).unwrap().header() {
+        Header::None => panic!("{name} has no entries"),
+        Header::One(magic) => magic.to_le_bytes().to_vec(),
+        Header::Two(first, second) => [first.to_le_bytes(), second.to_le_bytes()].concat(),
+    };
+    for entry in entries {
+        bytes.extend(u32::try_from(entry.len()).unwrap().to_le_bytes());
+        bytes.extend(entry);
+    }
+    set.0.insert(name.to_owned(), bytes);
+}
+
 /// Header (with a page map's head) and entries of an image without raw data.
 pub(crate) fn split(name: &str, bytes: &[u8]) -> (Vec<u8>, Vec<Vec<u8>>) {
     let kind = ImageName::parse(name).unwrap();

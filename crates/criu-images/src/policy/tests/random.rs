@@ -3,6 +3,7 @@
 use proptest::prelude::{ProptestConfig, any, prop, proptest};
 
 use crate::describe::describe;
+use crate::live::live_parts;
 use crate::policy::check;
 use crate::repair::{CoreEdits, edit_core, rearm_timers, skip_header_page};
 use crate::testing;
@@ -35,6 +36,7 @@ proptest! {
         drop(rearm_timers(&bytes));
         drop(edit_core(&bytes, &CoreEdits { forget_login: true, ..CoreEdits::default() }));
         drop(skip_header_page(&bytes, true));
+        drop(live_parts(&set, &[]));
     }
 
     #[test]
