@@ -125,6 +125,51 @@ impl Hierarchies {
         })]
     }
 
+    /// How many bytes more the processes in `path` may take before it, or a cgroup above it, reaches its
+    /// memory limit; `None` without a limit. What the page cache gives back easily counts as free.
+    ///
+    /// # Errors
+    ///
+    /// What reading the control files returns.
+    pub fn memory_headroom(&self, path: &str) -> io::Result<Option<u64>> {
+        let v1 = self
+            .mounts
+            .iter()
+            .find(|mount| mount.controllers.iter().any(|c| c == "memory"));
+        let Some(mount) = v1.or_else(|| self.mounts.iter().find(|mount| mount.unified)) else {
+            return Ok(None);
+        };
+        let mut least: Option<u64> = None;
+        for part in Path::new(path.trim_start_matches('/')).ancestors() {
+            let directory = mount.mount_point.join(part);
+            if let Some(left) = left_in(&directory, mount.unified)? {
+                least = Some(least.map_or(left, |least| least.min(left)));
+            }
+        }
+        Ok(least)
+    }
+
+    /// Thaws `path` where it is frozen, and tells whether it was.
+    ///
+    /// # Errors
+    ///
+    /// What reading or writing the control file returns; a cgroup that is gone is not frozen.
+    pub fn thaw(&self, path: &str) -> io::Result<bool> {
+        let Some(directory) = self.directory("freezer", path) else {
+            return Ok(false);
+        };
+        for (name, thawed) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
+            let file = directory.join(name);
+            match std::fs::read_to_string(&file) {
+                Ok(state) if state.trim() == thawed => return Ok(false),
+                Ok(_) => return write_value(&file, thawed).map(|()| true),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
     /// Processes in `path`, from the first hierarchy that has it; none when it is gone.
     #[must_use]
     pub fn processes(&self, path: &str) -> Vec<u32> {
@@ -200,6 +245,32 @@ impl Hierarchies {
     }
 }
 
+/// What one cgroup leaves of its own limit.
+fn left_in(directory: &Path, unified: bool) -> io::Result<Option<u64>> {
+    let (limit, usage, inactive) = if unified {
+        ("memory.max", "memory.current", "inactive_file ")
+    } else {
+        let names = ("memory.limit_in_bytes", "memory.usage_in_bytes");
+        (names.0, names.1, "total_inactive_file ")
+    };
+    let read = |name: &str| std::fs::read_to_string(directory.join(name));
+    // The root of v2 and hierarchies without the controller have no limit.
+    let limit = match read(limit) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        text => text?,
+    };
+    let Ok(limit) = limit.trim().parse::<u64>() else {
+        return Ok(None);
+    };
+    let usage: u64 = read(usage)?.trim().parse().unwrap_or(u64::MAX);
+    let statistics = read("memory.stat")?;
+    let inactive = statistics
+        .lines()
+        .find_map(|line| line.strip_prefix(inactive)?.parse::<u64>().ok());
+    let used = usage.saturating_sub(inactive.unwrap_or(0));
+    Ok(Some(limit.saturating_sub(used)))
+}
+
 fn is_controller(option: &str) -> bool {
     !matches!(
         option,
@@ -247,6 +318,72 @@ mod tests {
                 "/sys/fs/cgroup/memory/pods/memory.oom_control"
             )]
         );
+    }
+
+    /// A hierarchy that is a directory, and a file in it for each name and text.
+    fn tree(unified: bool, files: &[(&str, &str)]) -> (tempfile::TempDir, Hierarchies) {
+        let directory = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let file = directory.path().join(name);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            crate::fs::replace_path(&file, 0o600, text.as_bytes()).unwrap();
+        }
+        let controllers = ["memory", "freezer"].map(str::to_owned).to_vec();
+        let mounts = vec![Mount {
+            mount_point: directory.path().to_owned(),
+            controllers: if unified { Vec::new() } else { controllers },
+            unified,
+        }];
+        (directory, Hierarchies { mounts })
+    }
+
+    #[test]
+    fn the_tightest_limit_on_the_way_up_counts() {
+        let (_directory, v1) = tree(
+            false,
+            &[
+                ("memory.limit_in_bytes", "9223372036854771712\n"),
+                ("memory.usage_in_bytes", "5000\n"),
+                ("memory.stat", "cache 1\n"),
+                ("pod/memory.limit_in_bytes", "1000\n"),
+                ("pod/memory.usage_in_bytes", "700\n"),
+                (
+                    "pod/memory.stat",
+                    "inactive_file 9\ntotal_inactive_file 200\n",
+                ),
+                ("pod/a/memory.limit_in_bytes", "800\n"),
+                ("pod/a/memory.usage_in_bytes", "100\n"),
+                ("pod/a/memory.stat", "total_inactive_file 0\n"),
+            ],
+        );
+        assert_eq!(v1.memory_headroom("/pod/a").unwrap(), Some(500));
+        let (_directory, v2) = tree(
+            true,
+            &[
+                ("pod/memory.max", "max\n"),
+                ("pod/a/memory.max", "800\n"),
+                ("pod/a/memory.current", "900\n"),
+                ("pod/a/memory.stat", "inactive_file 0\n"),
+            ],
+        );
+        assert_eq!(v2.memory_headroom("/pod/a").unwrap(), Some(0));
+        assert_eq!(v2.memory_headroom("/pod").unwrap(), None);
+        assert_eq!(Hierarchies::default().memory_headroom("/").unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_frozen_is_thawed() {
+        let (directory, v1) = tree(false, &[("a/freezer.state", "FROZEN\n")]);
+        assert!(v1.thaw("/a").unwrap());
+        let state = std::fs::read_to_string(directory.path().join("a/freezer.state"));
+        assert!(state.unwrap().starts_with("THAWED"));
+        let (directory, v2) = tree(true, &[("a/cgroup.freeze", "1\n")]);
+        assert!(v2.thaw("/a").unwrap());
+        let state = std::fs::read_to_string(directory.path().join("a/cgroup.freeze"));
+        assert!(state.unwrap().starts_with('0'));
+        assert!(!v2.thaw("/gone").unwrap());
+        let (_directory, thawed) = tree(true, &[("a/cgroup.freeze", "0\n")]);
+        assert!(!thawed.thaw("/a").unwrap());
     }
 
     #[test]

@@ -17,12 +17,15 @@ pub mod daemon;
 pub mod epoll;
 pub mod fs;
 pub mod kcmp;
+pub mod memory;
 pub mod mount;
 pub mod ns;
 pub mod pidfd;
 pub mod pipe;
 pub mod proc;
 pub mod process;
+#[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+pub mod ptrace;
 pub mod pty;
 pub mod signal;
 pub mod socket;

@@ -20,6 +20,7 @@ mod child;
 mod command;
 mod inherit;
 mod output;
+mod schedule;
 mod spawn;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub use child::Child;
 pub use command::{Command, Stdio};
 pub use inherit::take_inherited;
 pub use output::{Output, OutputLimits, RunError, RunErrorKind};
+pub use schedule::{Weight, set_weight};
 
 /// A point in time by which something must be done. Passed down and shortened, never extended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -17,6 +17,8 @@ pub const INT: i32 = libc::SIGINT;
 pub const KILL: i32 = libc::SIGKILL;
 /// `SIGPIPE`.
 pub const PIPE: i32 = libc::SIGPIPE;
+/// `SIGSTOP`.
+pub const STOP: i32 = libc::SIGSTOP;
 /// `SIGTERM`.
 pub const TERM: i32 = libc::SIGTERM;
 /// `SIGCHLD`.

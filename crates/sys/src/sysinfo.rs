@@ -73,11 +73,43 @@ fn background(bytes: &str, ratio: &str, memory: &str) -> Option<u64> {
         return Some(bytes);
     }
     let ratio: u64 = ratio.trim().parse().ok()?;
+    Some(available(memory)? / 100 * ratio)
+}
+
+fn available(memory: &str) -> Option<u64> {
     let available = memory
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let available: u64 = available.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(available.saturating_mul(1024) / 100 * ratio)
+    Some(available.saturating_mul(1024))
+}
+
+/// Bytes of memory that programs can still take without swapping (proc_meminfo(5), `MemAvailable`).
+///
+/// # Errors
+///
+/// What reading the file returns; `InvalidData` for other text than expected.
+pub fn available_memory_bytes() -> std::io::Result<u64> {
+    available(&std::fs::read_to_string("/proc/meminfo")?)
+        .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+/// Pages that came back from swap since boot (proc_vmstat(5), `pswpin`).
+///
+/// # Errors
+///
+/// What reading the file returns; `InvalidData` for other text than expected.
+pub fn pages_swapped_in() -> std::io::Result<u64> {
+    swapped_in(&std::fs::read_to_string("/proc/vmstat")?)
+        .ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+}
+
+/// A kernel without swap has no such line, and no such pages.
+fn swapped_in(statistics: &str) -> Option<u64> {
+    let line = statistics
+        .lines()
+        .find_map(|line| line.strip_prefix("pswpin "));
+    line.map_or(Some(0), |count| count.trim().parse().ok())
 }
 
 /// `bytes` random bytes from the kernel as lower-case hexadecimal digits.
@@ -100,6 +132,15 @@ pub fn random_hex(bytes: usize) -> std::io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_and_swap_are_told() {
+        assert_eq!(available("MemAvailable:     12 kB\n"), Some(12 << 10));
+        assert_eq!(swapped_in("a 1\npswpin 7\npswpout 8\n"), Some(7));
+        assert_eq!(swapped_in("a 1\n"), Some(0));
+        assert!(available_memory_bytes().unwrap() > 1 << 20);
+        pages_swapped_in().unwrap();
+    }
 
     #[test]
     fn the_kernel_s_threshold_is_a_number_of_bytes_or_a_part_of_memory() {
