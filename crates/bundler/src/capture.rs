@@ -8,7 +8,7 @@
 //!
 //! ```text
 //!   CRIU ──splice──▶ pages-1.img (pipe) ──splice──▶ archive ──write-back──▶ disk
-//!                                                      └──read──▶ SHA-256 of blocks
+//!                                                      └──read──▶ BLAKE3
 //! ```
 //! What lies in a pipe are references to *live* pages. The answer to CRIU's `post-dump`
 //! notification therefore waits for [`PageCapture::drained`].
@@ -40,7 +40,6 @@ use rustix::fs::AtFlags;
 use rustix::process::Resource;
 use sys::process::Deadline;
 
-use crate::blocks::BLOCK_BYTES;
 use crate::error::Error;
 use crate::format::{BLOCK, round_up};
 use crate::manifest::Entry;
@@ -330,13 +329,13 @@ impl PageCapture {
             };
             let name = names::image(&pipe_name(image.number));
             writer.write_header(&name, begin, offset, image.size)?;
-            let sha256 = digests.remove(&image.number).ok_or(Error::Cancelled)?;
+            let blake3 = digests.remove(&image.number).ok_or(Error::Cancelled)?;
             writer.record(Entry {
                 name,
                 size: image.size,
                 offset,
-                sha256,
-                block_bytes: BLOCK_BYTES,
+                blake3,
+                ..Entry::default()
             });
         }
         let entries = writer.entries.get(first_new..).unwrap_or_default().to_vec();

@@ -1,9 +1,9 @@
 //! `manifest.json`: what the archive holds and where it comes from.
 //!
 //! It is thawd's own and the last entry, so that it can list all others. Versions: a reader takes
-//! any minor version of its major one and of those before it. Version 2 added digests by blocks,
-//! without which a reader would take page images for damaged. A newer minor version may add keys, which are ignored;
-//! under the reader's own or an older minor version an unknown key is an error, since then nobody
+//! any minor version of its major one and of those before it. Versions 2 and 3 brought other digests of
+//! page images, without which a reader would take them for damaged. A newer minor version may add keys,
+//! which are ignored; under the reader's own or an older minor version an unknown key is an error, since then nobody
 //! wrote it by the rules. Another major version is refused.
 
 use std::collections::BTreeMap;
@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::blocks::BLOCK_BYTES;
+use crate::blocks::{BLOCK_BYTES, Scheme};
 
 /// Major version written here.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// The oldest major version that is read.
 const OLDEST_VERSION: u32 = 1;
 /// Minor version written here.
@@ -141,13 +141,48 @@ pub struct Entry {
     pub size: u64,
     /// Where the data begins in the archive.
     pub offset: u64,
-    /// SHA-256 of the data, 64 lower-case hexadecimal digits; see [`Self::block_bytes`].
+    /// SHA-256 of the data, 64 lower-case hexadecimal digits; empty where there is a BLAKE3 digest. See
+    /// [`Self::block_bytes`], too.
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub sha256: String,
-    /// 0: [`Self::sha256`] is of the data as it is. Otherwise 4 MiB, for page images: it is of the
-    /// 32-byte SHA-256 digests of each block of so many bytes, one after the other, the last block
-    /// being what is left; then all processors can take part. Since version 2.
+    /// BLAKE3 of the data, 64 lower-case hexadecimal digits, of page images: it is taken by all processors
+    /// at once. Since version 3.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub blake3: String,
+    /// In version 2, of page images, 4 MiB, otherwise 0: [`Self::sha256`] is of the 32-byte SHA-256
+    /// digests of each block of so many bytes, one after the other, the last block being what is left.
     #[serde(skip_serializing_if = "is_zero")]
     pub block_bytes: u64,
+}
+
+impl Entry {
+    /// How it is digested, where that is not plain SHA-256.
+    pub(crate) fn scheme(&self) -> Option<Scheme> {
+        if !self.blake3.is_empty() {
+            return Some(Scheme::Blake3);
+        }
+        (self.block_bytes > 0).then_some(Scheme::Sha256OfBlocks)
+    }
+
+    /// The digest that its data must have.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        if self.blake3.is_empty() {
+            &self.sha256
+        } else {
+            &self.blake3
+        }
+    }
+
+    /// What a version does not know of it.
+    fn strange(&self, version: u32) -> Option<String> {
+        let blocks = self.block_bytes;
+        if blocks != 0 && (blocks != BLOCK_BYTES || version != 2) {
+            return Some(format!("block_bytes {blocks}"));
+        }
+        let blake3 = !self.blake3.is_empty();
+        (blake3 && (version < 3 || !self.sha256.is_empty())).then(|| "a BLAKE3 digest".to_owned())
+    }
 }
 
 #[expect(
@@ -201,15 +236,14 @@ impl Manifest {
                  {FORMAT_VERSION}"
             ));
         }
-        let strange = |entry: &&Entry| {
-            let blocks = entry.block_bytes;
-            blocks != 0 && (blocks != BLOCK_BYTES || version == 1)
-        };
-        if let Some(entry) = manifest.entries.iter().find(strange) {
+        let strange = manifest
+            .entries
+            .iter()
+            .find_map(|entry| Some((entry, entry.strange(version)?)));
+        if let Some((entry, what)) = strange {
             return Err(format!(
-                "block_bytes of {} is {}, format version {version} has no such blocks",
+                "{} has {what}, which format version {version} does not know there",
                 crate::error::quoted(entry.name.as_bytes()),
-                entry.block_bytes
             ));
         }
         let newer = version == FORMAT_VERSION && manifest.format_minor > FORMAT_MINOR;
@@ -318,35 +352,48 @@ mod tests {
     }
 
     #[test]
-    fn digests_by_blocks_are_for_version_2_and_of_one_size() {
-        let with = |version: u32, blocks: u64| {
-            let mut value = serde_json::to_value(sample()).unwrap();
-            value["format_version"] = version.into();
-            value["entries"][0]["block_bytes"] = blocks.into();
-            Manifest::parse(value.to_string().as_bytes())
+    fn each_version_has_its_own_digests_of_page_images() {
+        let with = |version: u32, key: &str, value: Value| {
+            let mut manifest = serde_json::to_value(sample()).unwrap();
+            manifest["format_version"] = version.into();
+            manifest["entries"][0][key] = value;
+            Manifest::parse(manifest.to_string().as_bytes())
         };
-        assert_eq!(with(2, 4 << 20).unwrap().entries[0].block_bytes, 4 << 20);
-        for (version, blocks) in [(1, 4 << 20), (2, 1), (2, u64::MAX)] {
+        let blocks = |version, bytes: u64| with(version, "block_bytes", bytes.into());
+        let entry = blocks(2, 4 << 20).unwrap().entries.remove(0);
+        assert_eq!(entry.scheme(), Some(Scheme::Sha256OfBlocks));
+        for (version, bytes) in [(1, 4 << 20), (3, 4 << 20), (2, 1), (2, u64::MAX)] {
             assert_eq!(
-                with(version, blocks).unwrap_err(),
+                blocks(version, bytes).unwrap_err(),
                 format!(
-                    "block_bytes of spec.dump is {blocks}, format version {version} has no such \
-                     blocks"
+                    "spec.dump has block_bytes {bytes}, which format version {version} does not \
+                     know there"
                 )
             );
         }
-        let mut old = serde_json::to_value(sample()).unwrap();
-        old["format_version"] = 1.into();
-        assert!(old["entries"][0].get("block_bytes").is_none());
-        let old = Manifest::parse(old.to_string().as_bytes()).unwrap();
-        assert_eq!(old.entries, sample().entries);
+        let entry = with(3, "blake3", "00".into()).unwrap().entries.remove(0);
+        assert_eq!(
+            (entry.scheme(), entry.digest()),
+            (Some(Scheme::Blake3), "00")
+        );
+        for version in [1, 2] {
+            assert_eq!(
+                with(version, "blake3", "00".into()).unwrap_err(),
+                format!(
+                    "spec.dump has a BLAKE3 digest, which format version {version} does not know \
+                     there"
+                )
+            );
+        }
+        let entry = with(1, "sha256", "11".into()).unwrap().entries.remove(0);
+        assert_eq!((entry.scheme(), entry.digest()), (None, "11"));
     }
 
     #[test]
     fn other_major_versions_and_rubbish_are_refused() {
         for text in [
             "{}",
-            "{\"format_version\":3}",
+            "{\"format_version\":4}",
             "[]",
             "nul",
             "{\"format_version\":-1}",

@@ -209,7 +209,7 @@ impl ArchiveWriter {
             size,
             offset,
             sha256,
-            block_bytes: 0,
+            ..Entry::default()
         };
         self.record(entry.clone());
         Ok(entry)

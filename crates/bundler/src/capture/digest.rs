@@ -16,7 +16,7 @@ use rustix::fs::OFlags;
 use super::pump::Signal;
 use super::route::{Way, open_direct};
 use super::write_back;
-use crate::blocks::{self, BlockDigest, Buffer};
+use crate::blocks::{self, BlockDigest, BlockHasher, Buffer, Scheme};
 use crate::error::Error;
 
 /// Processors that digest nothing while the container stands.
@@ -36,6 +36,14 @@ pub(super) struct Block {
     pub(super) length: u64,
     /// How it got there.
     pub(super) way: Way,
+}
+
+impl Block {
+    /// For its digest.
+    pub(super) fn hasher(&self) -> BlockHasher {
+        let index = u64::try_from(self.index).unwrap_or(u64::MAX);
+        BlockHasher::new(Scheme::Blake3, index)
+    }
 }
 
 /// Digests of page images in the making.
@@ -105,7 +113,7 @@ impl Digests {
         let digests = std::mem::take(&mut state.digests);
         Ok(digests
             .into_iter()
-            .map(|(number, blocks)| (number, blocks::combine(&blocks)))
+            .map(|(number, blocks)| (number, Scheme::Blake3.combine(&blocks)))
             .collect())
     }
 }
@@ -169,20 +177,20 @@ impl Queue {
     fn work(&self) {
         let mut cached = Buffer::cached();
         let mut direct = None;
-        while let Some(Block {
-            offset,
-            length,
-            way,
-            image,
-            index,
-        }) = self.next()
-        {
+        while let Some(block) = self.next() {
+            let Block {
+                offset,
+                length,
+                way,
+                image,
+                index,
+            } = block;
             let past = self.direct.as_ref().filter(|_| way == Way::Direct);
             let (file, buffer) = match past {
                 Some(file) => (file, direct.get_or_insert_with(Buffer::direct)),
                 None => (&self.file, &mut cached),
             };
-            let digest = blocks::of_range(file, offset, length, buffer)
+            let digest = blocks::of_range(file, offset, length, block.hasher(), buffer)
                 .and_then(|digest| digest.ok_or(io::ErrorKind::UnexpectedEof.into()));
             let mut state = self.lock();
             match digest {

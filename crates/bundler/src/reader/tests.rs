@@ -24,7 +24,7 @@ impl Forge {
             size: content.len() as u64,
             offset: self.bytes.len() as u64,
             sha256: hex::encode(Sha256::digest(content)),
-            block_bytes: 0,
+            ..Entry::default()
         });
         self.raw(content)
     }

@@ -131,22 +131,21 @@ pub(super) fn verify(
         };
         let skip = pages == Pages::SizeOnly && names::page_image_number(name).is_some();
         if problem.is_none() && !skip {
-            let blocks = entry.is_some_and(|entry| entry.block_bytes > 0);
+            let scheme = entry.and_then(Entry::scheme);
             let before = bytes;
             let mut told = |read| {
                 bytes = before + read;
                 progress(bytes);
             };
-            let digest = if blocks {
-                blocks::of_entry(archive.file(), location, &mut told)
-            } else {
-                digest(archive, name, &mut buffer, &mut told)
+            let digest = match scheme {
+                Some(scheme) => blocks::of_entry(archive.file(), location, scheme, &mut told),
+                None => digest(archive, name, &mut buffer, &mut told),
             };
             let digest = digest
                 .map_err(|error| Error::io(format!("read {name} from the archive"), error))?;
             problem = match (digest, entry) {
                 (None, _) => Some(Problem::Truncated),
-                (Some(digest), Some(entry)) if digest != entry.sha256 => Some(Problem::Digest),
+                (Some(digest), Some(entry)) if digest != entry.digest() => Some(Problem::Digest),
                 _ => None,
             };
         }
