@@ -31,6 +31,7 @@
 mod client;
 mod error;
 mod exit;
+mod hold;
 mod spec;
 mod start;
 pub mod wire;
@@ -38,6 +39,7 @@ pub mod wire;
 pub use client::{Client, probe_alive};
 pub use error::Error;
 pub use exit::{ExitRecord, read_exit, write_exit};
+pub use hold::{HoldReply, HoldRequest, HoldStopper, Holder, WrittenArea};
 pub use spec::{MonitorSpec, names};
 pub use start::{Started, spawn};
 pub use wire::{Status, VERSION};

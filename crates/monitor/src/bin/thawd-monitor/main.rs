@@ -1,5 +1,6 @@
 //! `thawd-monitor`: the process that stands beside one container (`run`), the first process of a pod's
-//! shared pid namespace (`pause`), and the parent of one process that is run in a container (`exec`).
+//! shared pid namespace (`pause`), the parent of one process that is run in a container (`exec`), and what
+//! makes a container's memory copy-on-write and freezes it for a checkpoint (`hold`).
 //!
 //! One thread, one epoll loop, no allocation that grows with what the container does. The contract with
 //! the daemon is in the documentation of the library `monitor`.
@@ -7,13 +8,16 @@
 //! ```text
 //!  main ─▶ setup (detach, subreaper, socket, log, pipes) ─▶ event_loop ─┬─ outputs ─▶ cri_log
 //!    ├───▶ pause                                                        └─ server (monitor.sock)
-//!    └───▶ exec
+//!    ├───▶ exec
+//!    └───▶ hold
 //! ```
 
 mod cri_log;
 mod descendants;
 mod event_loop;
 mod exec;
+#[cfg(target_arch = "x86_64")]
+mod hold;
 mod oom;
 mod outputs;
 mod pause;
@@ -31,13 +35,15 @@ fn main() -> ExitCode {
         // Whose it is tells the daemon, and people, from the command line.
         Some("pause") if std::env::args_os().len() == 3 => pause::run(),
         Some("exec") => exec::run(std::env::args_os().skip(2)),
+        #[cfg(target_arch = "x86_64")]
+        Some("hold") => hold::run(std::env::args_os().skip(2)),
         Some("--version") => {
             let version = env!("CARGO_PKG_VERSION");
             status(writeln!(std::io::stdout(), "thawd-monitor version {version}").is_ok())
         }
         _ => {
-            let usage =
-                "usage: thawd-monitor run ID | exec PID_FILE RUNTIME ARG... | pause ID | --version";
+            let usage = "usage: thawd-monitor run ID | exec PID_FILE RUNTIME ARG... | pause ID | \
+                         hold PID FREEZER | --version";
             drop(writeln!(std::io::stderr(), "{usage}"));
             ExitCode::from(2)
         }

@@ -1,0 +1,192 @@
+//! Holding a container's memory for a checkpoint: made copy-on-write, then frozen.
+//!
+//! A process of its own does it, because it must be finished once it was begun: a thread that was made to
+//! fork has the wrong registers for a moment, and the forked child is a copy of the program that must
+//! never run. Killing the daemon at any instruction ends neither.
+//!
+//! ```text
+//!  daemon ──spawn──▶ thawd-monitor hold PID FREEZER      (standard input: the channel)
+//!     ◀── "ready" ─────────────── it has tried that the kernel keeps forked pages as they are
+//!     ──▶ "freeze" ─────────────▶ seizes all threads, forks each process, reaps the children, freezes
+//!     ◀── {"held":{…}} or {"refused":{…}}, and then everything is as before
+//!     ──▶ "release" ────────────▶ ends; CRIU has seized the tasks and thawed the cgroup
+//!     ─── channel closed ───────▶ thaws, ends
+//! ```
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sys::process::{Child, Command, Deadline, Stdio};
+
+use crate::Error;
+use crate::wire::{self, MAX_MESSAGE_BYTES};
+
+/// How long the process may take to undo and end. It is left alone afterwards, never killed.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What the daemon asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldRequest {
+    /// Begin.
+    Freeze,
+    /// End, and leave the cgroup as it is.
+    Release,
+}
+
+/// What it answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HoldReply {
+    /// This kernel can do it.
+    Ready,
+    /// The container is frozen, and its memory copy-on-write.
+    Held {
+        /// What is not, because the kernel writes to it when the process is made to run for the dump.
+        written: Vec<WrittenArea>,
+    },
+    /// It was not possible; nothing is frozen.
+    Refused {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A place in a process's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WrittenArea {
+    /// The process, in its own pid namespace.
+    pub pid: u32,
+    /// Where it begins.
+    pub address: u64,
+    /// Its length in bytes.
+    pub length: u64,
+}
+
+/// Ends the holding of a container from another thread, unless it was released.
+#[derive(Debug)]
+pub struct HoldStopper(OwnedFd);
+
+impl HoldStopper {
+    /// Has the container thawed.
+    pub fn stop(&self) {
+        // It fails when nobody is there any more.
+        rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both).unwrap_or_default();
+    }
+}
+
+/// The process that holds a container. Dropping it thaws the container, unless it was released.
+#[derive(Debug)]
+pub struct Holder {
+    channel: Option<OwnedFd>,
+    child: Option<Child>,
+}
+
+impl Holder {
+    /// Starts it for the processes from `init` down, which are in the freezer cgroup `freezer` (a
+    /// directory of a v1 freezer or of v2). It gets ready meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Spawn`], [`Error::Io`].
+    pub fn start(monitor_binary: &Path, init: u32, freezer: &Path) -> Result<Self, Error> {
+        let (ours, theirs) = sys::socket::seqpacket_pair()?;
+        let child = Command::new(monitor_binary)
+            .arg("hold")
+            .arg(init.to_string())
+            .arg(freezer)
+            .cwd("/")
+            .stdin(Stdio::Fd(theirs))
+            .new_process_group()
+            .spawn()
+            .map_err(|source| Error::Spawn {
+                binary: monitor_binary.to_owned(),
+                source,
+            })?;
+        Ok(Self {
+            channel: Some(ours),
+            child: Some(child),
+        })
+    }
+
+    /// Freezes the container with its memory copy-on-write.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with its reason, [`Error::Ended`], [`Error::NoAnswer`] at the deadline,
+    /// [`Error::Protocol`], [`Error::Io`]. Nothing is frozen once this was dropped.
+    pub fn freeze(&mut self, deadline: Deadline) -> Result<Vec<WrittenArea>, Error> {
+        match self.reply(deadline)? {
+            HoldReply::Ready => {}
+            reply => return Err(unexpected(reply)),
+        }
+        self.ask(HoldRequest::Freeze)?;
+        match self.reply(deadline)? {
+            HoldReply::Held { written } => Ok(written),
+            reply => Err(unexpected(reply)),
+        }
+    }
+
+    /// Lets it end without thawing: somebody else holds the tasks, and has thawed the cgroup.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] when it has ended already, and has thawed.
+    pub fn release(&self) -> Result<(), Error> {
+        self.ask(HoldRequest::Release)
+    }
+
+    /// Something with which another thread can end it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] without a free descriptor.
+    pub fn stopper(&self) -> Result<HoldStopper, Error> {
+        Ok(HoldStopper(self.channel()?.try_clone()?))
+    }
+
+    fn channel(&self) -> Result<&OwnedFd, Error> {
+        self.channel.as_ref().ok_or(Error::Ended)
+    }
+
+    fn ask(&self, request: HoldRequest) -> Result<(), Error> {
+        sys::socket::send(self.channel()?, &wire::encode(&request)?, &[])?;
+        Ok(())
+    }
+
+    fn reply(&self, deadline: Deadline) -> Result<HoldReply, Error> {
+        let channel = self.channel()?;
+        let left = deadline.remaining().unwrap_or_default();
+        if !sys::socket::poll_readable(channel, Some(left))? {
+            let seconds = left.as_secs();
+            return Err(Error::NoAnswer { seconds });
+        }
+        let packet = sys::socket::recv(channel, MAX_MESSAGE_BYTES)?;
+        if packet.is_end() {
+            return Err(Error::Ended);
+        }
+        wire::decode(&packet.bytes)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.channel = None;
+        if let Some(mut child) = self.child.take()
+            && !matches!(child.wait(Some(GRACE)), Ok(Some(_)))
+        {
+            child.leave();
+        }
+    }
+}
+
+fn unexpected(reply: HoldReply) -> Error {
+    match reply {
+        HoldReply::Refused { reason } => Error::Refused { message: reason },
+        reply => Error::Protocol {
+            message: format!("{reply:?}"),
+        },
+    }
+}
