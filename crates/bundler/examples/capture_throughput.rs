@@ -73,9 +73,11 @@ fn main() {
             (_, true) => Sink::Buffered,
             _ => Sink::Adaptive,
         },
+        protection_expected: has("parked"),
     };
     let begin = Instant::now();
     let mut capture = writer.capture_pages(&images, &options).unwrap();
+    capture.protect();
     let criu = std::thread::scope(|scope| {
         scope
             .spawn(|| play_criu(&memory, &images_path, &parts))

@@ -11,7 +11,9 @@
 //!                                                      └──read──▶ BLAKE3
 //! ```
 //! What lies in a pipe are references to *live* pages. The answer to CRIU's `post-dump`
-//! notification therefore waits for [`PageCapture::drained`].
+//! notification therefore waits for [`PageCapture::drained`]: pages are in the file then, or, where the
+//! caller made the processes' memory copy-on-write and said so ([`PageCapture::protect`]), parked in
+//! pipes of ours, and get into the file while the container runs.
 //!
 //! # The largest page image begins at byte 4096
 //! Then it can be restored from without being unpacked. Images come one after the other and their
@@ -30,42 +32,40 @@
 //! everything by itself. Pipes that CRIU has not opened yet are replaced by directories first:
 //! opening a pipe without reader would block it for ever, opening a directory fails at once.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::HashMap;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 
 use rustix::fs::AtFlags;
-use rustix::process::Resource;
 use sys::process::Deadline;
 
 use crate::error::Error;
-use crate::format::{BLOCK, round_up};
+use crate::format::BLOCK;
 use crate::manifest::Entry;
 use crate::names;
 use crate::writer::{ArchiveWriter, padded_data_offset};
 
+mod begin;
 mod digest;
 mod lanes;
+mod layout;
+mod park;
 mod pump;
 mod route;
 mod settle;
+mod signal;
 mod warm;
 mod write_back;
 
 use digest::Digests;
-use pump::{Layout, Pump, Signal};
-use route::Route;
-use warm::Warming;
-use write_back::EarlyWriteBack;
+use park::Parking;
+use signal::Signal;
 
 /// Capacity asked for each pipe.
 const PIPE_BYTES: usize = 1 << 20;
-/// What is kept at least for the largest page image when it is not the first; a hole, no space.
-const MIN_RESERVED: u64 = 16 << 30;
-/// What is kept at most: files of 4 KiB-block ext4 end at 16 TiB.
-const MAX_RESERVED: u64 = 4 << 40;
 
 /// How the memory gets to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,6 +91,19 @@ pub struct CaptureOptions<'a> {
     pub expected: &'a [u64],
     /// The way to the disk.
     pub sink: Sink,
+    /// Whether [`PageCapture::protect`] will probably be called: then nothing is prepared for copying.
+    pub protection_expected: bool,
+}
+
+/// Bytes of a page image, from `begin` to before `end`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Number of the page image.
+    pub image: u32,
+    /// First byte.
+    pub begin: u64,
+    /// Byte behind the last one; beyond the image's end means all of the rest.
+    pub end: u64,
 }
 
 /// A running capture. Dropping it gives it up and removes the unfinished archive.
@@ -103,6 +116,7 @@ pub struct PageCapture {
     reports: Receiver<Result<Vec<Captured>, Error>>,
     pump: Option<JoinHandle<()>>,
     digests: Option<Digests>,
+    parking: Option<Parking>,
     writer: Option<ArchiveWriter>,
 }
 
@@ -142,104 +156,34 @@ impl AbortHandle {
     }
 }
 
-impl ArchiveWriter {
-    /// Makes the named pipes in `images`, CRIU's images directory, and begins to read them.
+impl PageCapture {
+    /// Says that what lies in a pipe does not change any more, whatever its process does: memory is
+    /// copy-on-write. Then pages may get into the file after the container runs again, but for those
+    /// that [`Self::land`] is told of. To be called before CRIU writes the first one; without effect
+    /// unless [`CaptureOptions::protection_expected`].
+    pub fn protect(&self) {
+        if self.parking.is_some() {
+            self.signal.protect();
+        }
+    }
+
+    /// Waits until these parts, which are not protected, are in the file. Does nothing unless
+    /// [`Self::protect`] was called: then everything is there.
     ///
-    /// Call it before anything is appended: only then can a page image begin at byte 4096.
+    /// To be called after [`Self::drained`], before the container runs again.
     ///
     /// # Errors
     ///
-    /// [`Error::Io`] when a pipe cannot be made or a thread not be started, [`Error::NoSpace`].
-    pub fn capture_pages(
-        self,
-        images: impl AsFd,
-        options: &CaptureOptions<'_>,
-    ) -> Result<PageCapture, Error> {
-        let failed = |error| Error::io("prepare the capture of memory", error);
-        let images = images.as_fd().try_clone_to_owned().map_err(failed)?;
-        let mut pipes = Vec::new();
-        for number in 1..=options.max_files {
-            let name = pipe_name(number);
-            sys::pipe::fifo(&images, &name, 0o600).map_err(failed)?;
-            let reader = sys::pipe::open_reader(&images, &name).map_err(failed)?;
-            sys::pipe::set_capacity(&reader, PIPE_BYTES).map_err(failed)?;
-            pipes.push((number, Some(reader)));
+    /// As [`Self::drained`].
+    pub fn land(&self, parts: &[Part], deadline: Deadline) -> Result<(), Error> {
+        match &self.parking {
+            Some(parking) if self.signal.protected() => parking.land(parts, deadline),
+            _ => Ok(()),
         }
-        let layout = self.layout(options.expected)?;
-        let range = layout.preallocate(&self.file, options.expected);
-        let signal = Arc::new(Signal::new().map_err(failed)?);
-        let digests = Digests::start(&self.file, &signal).map_err(failed)?;
-        let warming = match options.sink {
-            Sink::Direct => Warming::default(),
-            Sink::Adaptive | Sink::Buffered => {
-                Warming::start(&self.file, &range).map_err(failed)?
-            }
-        };
-        let pump = Pump {
-            route: Route::new(&self.file, options.sink).map_err(failed)?,
-            images: images.try_clone().map_err(failed)?,
-            pipes,
-            layout,
-            warming,
-            signal: Arc::clone(&signal),
-            digests: digests.queue(),
-            write_back: EarlyWriteBack::start(&self.file).map_err(failed)?,
-            on_their_way: Vec::new(),
-            direct: Vec::new(),
-        };
-        let (report, reports) = sync_channel(1);
-        let pump = std::thread::Builder::new()
-            .name("pages".to_owned())
-            // The receiver is there as long as somebody wants to know.
-            .spawn(move || report.send(pump.run()).unwrap_or_default())
-            .map_err(failed)?;
-        Ok(PageCapture {
-            images,
-            max_files: options.max_files,
-            signal,
-            outcome: Outcome::Running,
-            reports,
-            pump: Some(pump),
-            digests: Some(digests),
-            writer: Some(self),
-        })
     }
 
-    /// Decides which image goes first, and how much is kept for it.
-    fn layout(&self, expected: &[u64]) -> Result<Layout, Error> {
-        let plain = Layout {
-            first: None,
-            end: self.position,
-        };
-        // Of equal ones the earliest: then nothing has to be moved.
-        let largest = expected
-            .iter()
-            .enumerate()
-            .rev()
-            .max_by_key(|(_, bytes)| **bytes);
-        let Some((index, _)) = largest.filter(|(index, _)| *index > 0) else {
-            return Ok(plain);
-        };
-        let reserved = sum(expected)
-            .saturating_mul(2)
-            .clamp(MIN_RESERVED, MAX_RESERVED);
-        let reserved = round_up(reserved, crate::format::PAGE);
-        let limit = rustix::process::getrlimit(Resource::Fsize).current;
-        let allowed = limit.is_none_or(|limit| limit / 2 > reserved);
-        if !self.entries.is_empty() || !allowed || !settle::can_collapse(&self.file)? {
-            return Ok(plain);
-        }
-        let number = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
-        let data = padded_data_offset(self.position);
-        Ok(Layout {
-            first: Some((number, data, reserved)),
-            end: data + reserved,
-        })
-    }
-}
-
-impl PageCapture {
-    /// Waits until every page image that CRIU opened has arrived in the file completely.
+    /// Waits until every page image that CRIU opened has arrived completely: in the file, or where it
+    /// cannot change any more.
     ///
     /// To be called when CRIU waits for the answer to `post-dump`: then it opens no more.
     ///
@@ -306,11 +250,11 @@ impl PageCapture {
     /// meanwhile through an [`AbortHandle`]; [`Error::NoSpace`]; [`Error::Io`].
     pub fn finish(mut self) -> Result<(ArchiveWriter, Vec<Entry>), Error> {
         let outcome = std::mem::replace(&mut self.outcome, Outcome::Failed);
-        let (Outcome::Drained(mut captured), Some(digests)) = (outcome, self.digests.take()) else {
+        let Outcome::Drained(mut captured) = outcome else {
             return Err(Error::Cancelled);
         };
         self.join_pump();
-        let mut digests = digests.finish()?;
+        let mut digests = self.digested()?;
         self.remove_pipes()?;
         let mut writer = self.writer.take().ok_or(Error::Cancelled)?;
         // The first one may have come later than others.
@@ -342,6 +286,16 @@ impl PageCapture {
         Ok((writer, entries))
     }
 
+    /// Waits for the digests of all page images, by their number.
+    fn digested(&mut self) -> Result<HashMap<u32, String>, Error> {
+        let parking = self.parking.take().filter(|_| self.signal.protected());
+        let digests = self.digests.take().ok_or(Error::Cancelled)?;
+        match parking {
+            Some(parking) => parking.finish(),
+            None => digests.finish(),
+        }
+    }
+
     fn remove_pipes(&self) -> Result<(), Error> {
         for number in 1..=self.max_files {
             match rustix::fs::unlinkat(&self.images, &*pipe_name(number), AtFlags::empty()) {
@@ -368,6 +322,7 @@ impl Drop for PageCapture {
         }
         // All threads have the file open: its space is free when they have ended.
         self.digests = None;
+        self.parking = None;
     }
 }
 

@@ -53,7 +53,7 @@ mod spool;
 mod tree;
 mod writer;
 
-pub use capture::{AbortHandle, CaptureOptions, Drained, PageCapture, Sink};
+pub use capture::{AbortHandle, CaptureOptions, Drained, PageCapture, Part, Sink};
 pub use error::{Error, Finding, Problem};
 pub use location::remove_unfinished;
 pub use manifest::{

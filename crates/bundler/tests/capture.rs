@@ -45,6 +45,7 @@ fn archive_of(
         max_files,
         expected,
         sink,
+        protection_expected: false,
     };
     let writer = ArchiveWriter::create(location).unwrap();
     let mut capture = writer.capture_pages(&images.fd, &options).unwrap();
@@ -225,6 +226,7 @@ fn a_capture_can_be_given_up_after_the_thaw() {
         max_files: 1,
         expected: &[],
         sink: Sink::Direct,
+        protection_expected: false,
     };
     let writer = ArchiveWriter::create(&directory.path().join("a.tar")).unwrap();
     let mut capture = writer.capture_pages(&images.fd, &options).unwrap();
@@ -395,6 +397,7 @@ fn giving_up_breaks_the_pipes_and_leaves_no_file() {
         max_files: 3,
         expected: &[],
         sink: Sink::Buffered,
+        protection_expected: false,
     };
     let mut capture = writer.capture_pages(&images.fd, &options).unwrap();
     assert_eq!(
@@ -434,7 +437,8 @@ fn an_abort_while_memory_streams_ends_the_writer_at_once() {
             max_files: 2,
             expected: &[1, 2],
             sink: Sink::Buffered,
-            };
+            protection_expected: false,
+        };
         let capture = writer.capture_pages(&images.fd, &options).unwrap();
         let path = images.path.clone();
         let endless = move || -> Result<(), std::io::Error> {
@@ -475,7 +479,8 @@ fn a_full_disk_fails_the_capture_and_the_writer() {
             max_files: 2,
             expected: &[1, 2],
             sink: Sink::Adaptive,
-            };
+            protection_expected: false,
+        };
         let mut capture = writer.capture_pages(&images.fd, &options).unwrap();
         let contents = [noise(64 << 20, 1)];
         let error = std::thread::scope(|scope| {

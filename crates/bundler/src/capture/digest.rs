@@ -13,8 +13,8 @@ use std::thread::JoinHandle;
 
 use rustix::fs::OFlags;
 
-use super::pump::Signal;
 use super::route::{Way, open_direct};
+use super::signal::Signal;
 use super::write_back;
 use crate::blocks::{self, BlockDigest, BlockHasher, Buffer, Scheme};
 use crate::error::Error;
@@ -39,6 +39,17 @@ pub(super) struct Block {
 }
 
 impl Block {
+    /// Where it begins in its image.
+    pub(super) fn begin(&self) -> u64 {
+        let index = u64::try_from(self.index).unwrap_or(u64::MAX);
+        index.saturating_mul(blocks::BLOCK_BYTES)
+    }
+
+    /// Whether both are the same one.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        (self.image, self.index) == (other.image, other.index)
+    }
+
     /// For its digest.
     pub(super) fn hasher(&self) -> BlockHasher {
         let index = u64::try_from(self.index).unwrap_or(u64::MAX);

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::PipeFlags;
 
+use super::park::Full;
 use super::route::Way;
 use crate::format::PAGE;
 
@@ -42,7 +43,7 @@ pub(super) struct Parcel {
 }
 
 impl Parcel {
-    fn new() -> io::Result<Self> {
+    pub(super) fn new() -> io::Result<Self> {
         let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let capacity = sys::pipe::set_capacity(&writer, super::PIPE_BYTES)?;
         Ok(Self {
@@ -64,6 +65,14 @@ impl Parcel {
     /// Bytes that lie in it.
     pub(super) fn length(&self) -> u64 {
         self.length
+    }
+
+    /// Nothing more is put in: half as many descriptors.
+    pub(super) fn close(self) -> Full {
+        Full {
+            reader: self.reader,
+            length: self.length,
+        }
     }
 
     /// Bytes for which there may be room. Pieces of pages take the room of whole ones.

@@ -1,126 +1,51 @@
 //! The thread that moves pages from the pipes into the archive.
 
-use std::fs::File;
 use std::io;
-use std::ops::Range;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::digest::{Block, Queue};
+use super::layout::Layout;
+use super::park::{Full, Spaces};
 use super::route::{Route, Way};
+use super::signal::Signal;
 use super::warm::Warming;
 use super::write_back::EarlyWriteBack;
-use super::{Captured, pipe_name, poison, sum};
+use super::{Captured, pipe_name, poison};
 use crate::blocks::BLOCK_BYTES;
 use crate::error::Error;
-use crate::format::{BLOCK, round_up};
-use crate::writer::padded_data_offset;
 
-const RUN: u8 = 0;
-const DRAIN: u8 = 1;
-const ABORT: u8 = 2;
-
-/// What the owner tells the threads, and what he can see of them.
-#[derive(Debug)]
-pub(super) struct Signal {
-    command: AtomicU8,
-    wake: OwnedFd,
-    /// Bytes moved so far.
-    pub(super) bytes: AtomicU64,
-}
-
-impl Signal {
-    pub(super) fn new() -> io::Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let wake = rustix::event::eventfd(0, flags)?;
-        Ok(Self {
-            command: AtomicU8::new(RUN),
-            wake,
-            bytes: AtomicU64::new(0),
-        })
-    }
-
-    /// Everything has been written to the pipes: end when they are empty.
-    pub(super) fn drain(&self) {
-        self.command.fetch_max(DRAIN, Ordering::SeqCst);
-        self.notify();
-    }
-
-    pub(super) fn abort(&self) {
-        self.command.fetch_max(ABORT, Ordering::SeqCst);
-        self.notify();
-    }
-
-    pub(super) fn aborted(&self) -> bool {
-        self.command.load(Ordering::SeqCst) == ABORT
-    }
-
-    pub(super) fn draining(&self) -> bool {
-        self.command.load(Ordering::SeqCst) != RUN
-    }
-
-    fn notify(&self) {
-        // It fails only when the counter is full, and then it wakes as well.
-        rustix::io::write(&self.wake, &1_u64.to_ne_bytes()).unwrap_or_default();
-    }
-
-    fn consume(&self) {
-        rustix::io::read(&self.wake, &mut [0_u8; 8]).unwrap_or_default();
-    }
-}
-
-/// Where images go in the file.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Layout {
-    /// The image that has a place kept: its number, where, and how many bytes.
-    pub(super) first: Option<(u32, u64, u64)>,
-    /// End of what the others have taken so far.
-    pub(super) end: u64,
-}
-
-impl Layout {
-    /// Where the data of image `number` begins, and how much of it there may be.
-    fn place(&self, number: u32) -> (u64, u64) {
-        match self.first {
-            Some((first, data, reserved)) if first == number => (data, reserved),
-            _ => (padded_data_offset(self.end), u64::MAX),
+impl Captured {
+    /// The block that begins where the image ends so far.
+    fn next_block(&self, index: usize, way: Way) -> Block {
+        Block {
+            image: self.number,
+            index,
+            offset: self.offset + self.size,
+            length: 0,
+            way,
         }
     }
 
-    /// Gives the file blocks, and its size, for what is expected: pages are written faster then.
-    /// Returns where most of them will go; nothing when there are no blocks.
-    pub(super) fn preallocate(&self, file: &File, expected: &[u64]) -> Range<u64> {
-        let free = sys::fs::free_bytes(file).unwrap_or(0);
-        let total = sum(expected);
-        if total > free {
-            return 0..0;
+    /// Makes sure that it is not longer than its place.
+    fn check(&self, limit: u64) -> Result<(), Error> {
+        if self.size > limit {
+            return Err(Error::Outgrown {
+                name: pipe_name(self.number),
+                reserved_bytes: limit,
+            });
         }
-        let have = |begin: u64, length: u64| {
-            let had = sys::pipe::preallocate(file, begin, length);
-            begin..had.map_or(begin, |()| begin.saturating_add(length))
-        };
-        let Some((number, data, reserved)) = self.first else {
-            let data = padded_data_offset(self.end);
-            return have(data, total);
-        };
-        let index = usize::try_from(number).map_or(0, |number| number.saturating_sub(1));
-        let first = expected.get(index).copied().unwrap_or(0).min(reserved);
-        have(self.end, total - first);
-        have(data, first)
-    }
-
-    fn placed(&mut self, image: Captured) {
-        if self.first.is_none_or(|(first, ..)| first != image.number) {
-            self.end = round_up(image.offset + image.size, BLOCK);
-        }
+        Ok(())
     }
 }
 
 pub(super) struct Pump {
     pub(super) route: Route,
+    /// Where images go that do not change any more.
+    pub(super) spaces: Option<Spaces>,
     pub(super) images: OwnedFd,
     pub(super) pipes: Vec<(u32, Option<OwnedFd>)>,
     pub(super) layout: Layout,
@@ -221,6 +146,9 @@ impl Pump {
             offset,
             size: 0,
         };
+        if let Some(spaces) = self.spaces.clone().filter(|_| self.signal.protected()) {
+            return self.park(&spaces, reader, image, limit);
+        }
         let warm = self.warming.end();
         self.route.prefer_cache(&warm);
         self.digests.image(number);
@@ -229,13 +157,7 @@ impl Pump {
             if self.signal.aborted() {
                 return Err(Error::Cancelled);
             }
-            if image.size > limit {
-                let name = pipe_name(number);
-                return Err(Error::Outgrown {
-                    name,
-                    reserved_bytes: limit,
-                });
-            }
+            image.check(limit)?;
             if block.length > 0 {
                 self.on_their_way.push((block, block.length));
             }
@@ -252,16 +174,77 @@ impl Pump {
         Ok(image)
     }
 
+    /// Parks one image from its first byte to its end.
+    fn park(
+        &mut self,
+        spaces: &Spaces,
+        reader: &OwnedFd,
+        mut image: Captured,
+        limit: u64,
+    ) -> Result<Captured, Error> {
+        let number = image.number;
+        let failed = |error| Error::io(format!("park pages-{number}.img"), error);
+        spaces.image(number);
+        for index in 0.. {
+            let mut block = image.next_block(index, Way::Direct);
+            let mut pipes = Vec::new();
+            while block.length < BLOCK_BYTES {
+                let most = BLOCK_BYTES - block.length;
+                let pipe = self.fill_pipe(spaces, reader, most).map_err(failed)?;
+                let Some(pipe) = pipe else { break };
+                block.length += pipe.length;
+                pipes.push(pipe);
+            }
+            if self.signal.aborted() {
+                return Err(Error::Cancelled);
+            }
+            image.size += block.length;
+            image.check(limit)?;
+            if block.length > 0 {
+                spaces.park(block, pipes);
+            }
+            if block.length < BLOCK_BYTES {
+                break;
+            }
+        }
+        Ok(image)
+    }
+
+    /// Moves as much as fits, `most` bytes at most, into a pipe of ours; `None` at the end.
+    fn fill_pipe(
+        &mut self,
+        spaces: &Spaces,
+        reader: &OwnedFd,
+        most: u64,
+    ) -> io::Result<Option<Full>> {
+        let mut pipe = spaces.pipe()?;
+        while pipe.length() < most && pipe.room() > 0 && !self.signal.aborted() {
+            match pipe.fill(reader, most - pipe.length()) {
+                Ok(0) => break,
+                Ok(moved) => {
+                    self.signal.bytes.fetch_add(moved, Ordering::Relaxed);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // Pieces of pages have taken all the room there is while more waits.
+                    if pipe.length() > 0 && rustix::io::ioctl_fionread(reader)? > 0 {
+                        break;
+                    }
+                    self.wait_for(reader)?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if pipe.length() > 0 {
+            return Ok(Some(pipe.close()));
+        }
+        spaces.put_back(pipe);
+        Ok(None)
+    }
+
     /// Moves one block, a shorter one at the end of the image.
     fn block(&mut self, reader: &OwnedFd, index: usize, image: &mut Captured) -> io::Result<Block> {
         let way = self.route.way(image.offset + image.size);
-        let mut block = Block {
-            image: image.number,
-            index,
-            offset: image.offset + image.size,
-            length: 0,
-            way,
-        };
+        let mut block = image.next_block(index, way);
         while block.length < BLOCK_BYTES && !self.signal.aborted() {
             let (at, most) = (block.offset + block.length, BLOCK_BYTES - block.length);
             match self.route.splice(way, reader, at, most) {

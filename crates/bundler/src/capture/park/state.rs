@@ -1,0 +1,71 @@
+//! Which blocks are where.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+
+use super::super::Part;
+use super::super::digest::Block;
+use super::parked::{Parked, touches};
+use crate::blocks::BlockDigest;
+
+/// Blocks in their pipes, and digests of those that are done.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// To be stored.
+    pub(super) parked: VecDeque<Parked>,
+    /// What threads have in hand.
+    pub(super) under_way: Vec<Block>,
+    pub(super) pipes: usize,
+    /// CRIU has left the processes.
+    pub(super) settled: bool,
+    pub(super) closed: bool,
+    pub(super) digests: HashMap<u32, Vec<BlockDigest>>,
+    pub(super) failed: Option<io::Error>,
+}
+
+impl State {
+    /// The next block that may be stored: any once there are no pipes left, whatever it costs.
+    pub(super) fn take(&mut self, most_pipes: usize) -> Option<Parked> {
+        let any = self.settled || self.pipes >= most_pipes;
+        let next = self
+            .parked
+            .iter()
+            .position(|parked| any || parked.block.index > 0)?;
+        self.parked.remove(next)
+    }
+
+    /// Whether references are left to what one of these parts has.
+    pub(super) fn has_open(&self, parts: &[Part]) -> bool {
+        self.parked.iter().any(|parked| parked.is_open(parts))
+            || self.under_way.iter().any(|block| touches(block, parts))
+    }
+
+    pub(super) fn digested(&mut self, block: &Block, digest: BlockDigest) {
+        let digests = self.digests.entry(block.image).or_default();
+        if digests.len() <= block.index {
+            digests.resize(block.index + 1, BlockDigest::default());
+        }
+        if let Some(place) = digests.get_mut(block.index) {
+            *place = digest;
+        }
+    }
+}
+
+/// Copies what has these parts, up to `left` bytes, and puts what could not be copied first.
+pub(super) fn urgent(
+    queue: &mut VecDeque<Parked>,
+    parts: &[Part],
+    left: &mut u64,
+) -> io::Result<()> {
+    let (mut first, mut rest) = (VecDeque::new(), VecDeque::new());
+    for mut block in queue.drain(..) {
+        if block.copy(parts, left)? {
+            rest.push_back(block);
+        } else {
+            first.push_back(block);
+        }
+    }
+    first.append(&mut rest);
+    *queue = first;
+    Ok(())
+}
