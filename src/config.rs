@@ -26,6 +26,7 @@
 //! default_timeout_seconds = 120
 //! restore_timeout_seconds = 120
 //! ghost_limit_bytes = 268435456
+//! copy_on_write = true            # false: containers stand until their memory is in the archive
 //! restore_directories = ["/var/lib/kubelet/checkpoints"]
 //! ```
 
@@ -114,6 +115,7 @@ struct Checkpoint {
     default_timeout_seconds: Option<u64>,
     restore_timeout_seconds: Option<u64>,
     ghost_limit_bytes: Option<u64>,
+    copy_on_write: Option<bool>,
     restore_directories: Option<Vec<PathBuf>>,
 }
 
@@ -243,6 +245,7 @@ fn checkpoint(file: Checkpoint, root: &Path) -> anyhow::Result<CheckpointConfig>
         default_timeout: seconds("default_timeout_seconds", file.default_timeout_seconds)?,
         restore_timeout: seconds("restore_timeout_seconds", file.restore_timeout_seconds)?,
         ghost_limit_bytes: file.ghost_limit_bytes.unwrap_or(256 * 1024 * 1024),
+        copy_on_write: file.copy_on_write.unwrap_or(true),
         restore_directories,
     })
 }

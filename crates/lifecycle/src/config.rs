@@ -22,6 +22,8 @@ pub struct CheckpointConfig {
     pub default_timeout: Duration,
     /// Largest deleted-but-open file that goes into an archive, in bytes.
     pub ghost_limit_bytes: u64,
+    /// Whether containers run on while their memory is written down, where that is possible.
+    pub copy_on_write: bool,
     /// Directories from which archives may be restored.
     pub restore_directories: Vec<PathBuf>,
     /// Largest time for a restore.

@@ -40,6 +40,13 @@ pub(crate) async fn recover(ctx: &Arc<Context>) -> Result<Recovered, Error> {
     for id in bad_sandboxes.iter().chain(&bad_containers) {
         warn!(id, "a record of an unknown version was passed over");
     }
+    // Before anything is asked of a container.
+    if let Err(error) = checkpoint::thaw_leftovers(ctx, &containers) {
+        warn!(
+            error = &error as &dyn std::error::Error,
+            "a container may be frozen"
+        );
+    }
     let mut known: BTreeSet<String> = bad_containers.into_iter().collect();
     let mut by_sandbox: BTreeMap<SandboxId, Vec<ContainerRecord>> = BTreeMap::new();
     for record in containers {

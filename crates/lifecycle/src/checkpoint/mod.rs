@@ -4,9 +4,10 @@
 //! validate  location, time, CRIU           nothing touched yet; every refusal happens here
 //! preflight tasks, files, sockets, space
 //! dump      ── frozen ─────────────────────────────────────────────────────────────┐
+//!           pre-dump: memory is made copy-on-write, where that is possible          │
 //!           network-lock: threads begin on overlay changes, tmpfs, /dev/shm         │
-//!           CRIU ─▶ FIFOs ─▶ archive                                                │
-//!           post-dump: all of them finished, FIFOs drained (they hold live pages)   │
+//!           CRIU ─▶ FIFOs ─▶ archive, or pipes in which pages do not change         │
+//!           post-dump: all of them finished, FIFOs drained                          │
 //!           ── thawed ────────────────────────────────────────────────────────────┘
 //! publish   small images, metadata, digests, manifest, fsync, rename
 //! ```
@@ -16,12 +17,15 @@
 
 mod cancel;
 mod capture;
+mod dump;
 mod failure;
 mod log;
 mod metadata;
 pub(crate) mod mounts;
 mod preflight;
+mod protection;
 mod publish;
+mod sides;
 mod size;
 mod until;
 mod validate;
@@ -142,11 +146,32 @@ fn perform(
     }
     let _intent = publish::Intent::write(ctx, job)?;
     let taken = capture::take(ctx, job, &subject, &scan, &engine, deadline)?;
-    let frozen = taken.frozen;
+    let (frozen, copy_on_write) = (taken.frozen, taken.copy_on_write);
     let bytes = publish::publish(ctx, job, &subject, &engine, taken)?;
     info!(container = %job.container.id, location = %job.request.location.display(),
-        frozen_ms = frozen.as_secs_f64() * 1000.0, bytes, "checkpoint written");
+        frozen_ms = frozen.as_secs_f64() * 1000.0, copy_on_write, bytes, "checkpoint written");
     Ok(())
+}
+
+/// Thaws containers that were frozen for copy-on-write when the daemon was killed, and what held them
+/// with it: on its own that thaws them when the daemon is gone.
+///
+/// # Errors
+///
+/// What writing to a freezer returns, the last failure; all are tried.
+pub(crate) fn thaw_leftovers(ctx: &Context, containers: &[ContainerRecord]) -> Result<(), Error> {
+    let mut result = Ok(());
+    for container in containers {
+        if !publish::Intent::is_left(ctx, &container.id) {
+            continue;
+        }
+        match ctx.hierarchies.thaw(&container.cgroup) {
+            Ok(true) => info!(container = %container.id, "thawed"),
+            Ok(false) => {}
+            Err(error) => result = Err(Error::failed("thaw a container", error)),
+        }
+    }
+    result
 }
 
 /// Removes what checkpoints that a killed daemon was taking left behind.

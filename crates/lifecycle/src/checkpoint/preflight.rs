@@ -31,6 +31,10 @@ pub(crate) struct Scan {
     pub(crate) memory_bytes: Vec<u64>,
     /// `(device, inode)` of everything watched by inotify.
     pub(crate) watches: BTreeSet<(u64, u64)>,
+    /// A process that is stopped by job control, if there is one.
+    pub(crate) stopped: Option<u32>,
+    /// Memory that is swapped out, in bytes.
+    pub(crate) swapped_bytes: u64,
 }
 
 /// Looks at every task below `init`.
@@ -60,6 +64,8 @@ pub(crate) fn scan(init: u32) -> Result<Scan, Error> {
             pids,
             memory_bytes: look.memory,
             watches: look.watches,
+            stopped: look.stopped,
+            swapped_bytes: look.swapped,
         });
     }
     look.problems.truncate(MOST);
@@ -75,6 +81,8 @@ struct Look {
     namespaces: BTreeMap<String, String>,
     problems: Vec<String>,
     memory: Vec<u64>,
+    swapped: u64,
+    stopped: Option<u32>,
     watches: BTreeSet<(u64, u64)>,
     terminals: Terminals,
     /// Unix sockets by inode: pid and descriptor of the first holder.
@@ -97,6 +105,10 @@ impl Look {
                 format!("is traced by process {tracer}: stop the debugger"),
             );
         }
+        if status.state == 'T' {
+            self.stopped = Some(pid);
+        }
+        self.swapped = self.swapped.saturating_add(status.swap_bytes);
         self.memory.push(
             status
                 .rss_anon_bytes

@@ -14,6 +14,7 @@ use super::{Job, Subject, metadata};
 use crate::context::Context;
 use crate::engine::Usable;
 use crate::error::Error;
+use crate::model::ContainerId;
 
 /// The entry for the end of the container's log.
 const CONTAINER_LOG: &str = "container.log";
@@ -37,7 +38,7 @@ pub(super) fn publish(
     append(
         &mut writer,
         names::CONFIG_DUMP,
-        &json(&metadata::config_dump(job, taken.at))?,
+        &json(&metadata::config_dump(job, taken.files.at))?,
     )?;
     append(&mut writer, names::SPEC_DUMP, &json(&subject.spec)?)?;
     for (file, name) in [
@@ -50,7 +51,7 @@ pub(super) fn publish(
                 .map_err(archive_error)?;
         }
     }
-    for side in taken.sides {
+    for side in taken.files.sides {
         let reader = side
             .content
             .into_reader()
@@ -59,15 +60,15 @@ pub(super) fn publish(
             .append_reader(&side.member, Until::new(reader, &job.cancel))
             .map_err(archive_error)?;
     }
-    if !taken.changes.deleted.is_empty() || !taken.changes.opaque.is_empty() {
-        let list = taken.changes.deleted_files().map_err(archive_error)?;
+    if !taken.files.changes.deleted.is_empty() || !taken.files.changes.opaque.is_empty() {
+        let list = taken.files.changes.deleted_files().map_err(archive_error)?;
         append(&mut writer, names::DELETED_FILES, &list)?;
     }
-    if let Some(log) = taken.log {
+    if let Some(log) = taken.files.log {
         append(&mut writer, CONTAINER_LOG, &log.end()?)?;
     }
     let facts = metadata::Facts {
-        at: taken.at,
+        at: taken.files.at,
         frozen: taken.frozen,
         descriptors: &taken.descriptors,
         mounts: &taken.mounts,
@@ -136,6 +137,11 @@ impl Intent {
             .and_then(|()| sys::fs::replace_path(&path, 0o600, text.as_bytes()))
             .map_err(|error| Error::io("write", &path, error))?;
         Ok(Self(path))
+    }
+
+    /// Whether an earlier daemon was writing an archive of this container.
+    pub(super) fn is_left(ctx: &Context, container: &ContainerId) -> bool {
+        directory(ctx).join(container.as_str()).exists()
     }
 }
 

@@ -34,6 +34,7 @@ fn config(directory: &Path) -> NodeConfig {
             criu: vec![PathBuf::from("/nowhere/criu")],
             default_timeout: second,
             ghost_limit_bytes: 1 << 20,
+            copy_on_write: true,
             restore_directories: Vec::new(),
             restore_timeout: second,
         },
