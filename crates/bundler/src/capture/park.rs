@@ -13,7 +13,8 @@
 //! taking waits for writing.
 //!
 //! While the container stands the threads give way to all others: the processors are for CRIU, and for
-//! the container's own threads, which CRIU makes run its code.
+//! the container's own threads, which CRIU makes run its code. They do not while they hold the lock, which
+//! others wait for, nor with a block that somebody waits for.
 //!
 //! The first block of each image stays in its pipes until CRIU has left the processes: it makes them run
 //! system calls by code that it puts into a page, most often one of the first, for a moment (`compel`'s
@@ -136,9 +137,7 @@ impl Parking {
         // A thread that waits for the lock meanwhile has nothing better to do than this.
         urgent(&mut state.parked, parts, &mut left)
             .map_err(|error| Error::io("copy memory", error))?;
-        state.settled = true;
-        shared.hurry.store(true, Ordering::Relaxed);
-        shared.to_store.notify_all();
+        shared.settle(&mut state);
         while state.has_open(parts) {
             shared.still_good(&mut state)?;
             if deadline.passed() {
@@ -244,9 +243,16 @@ impl Shared {
     fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
+        self.settle(&mut state);
+    }
+
+    /// CRIU has left the processes: everything may be stored, and as fast as possible.
+    fn settle(&self, state: &mut State) {
         state.settled = true;
-        self.hurry.store(true, Ordering::Relaxed);
-        drop(state);
+        self.hurry.store(true, Ordering::SeqCst);
+        for (_, thread) in &state.under_way {
+            set_weight(Some(*thread), Weight::Usual).unwrap_or_default();
+        }
         self.to_store.notify_all();
     }
 
@@ -262,24 +268,20 @@ impl Shared {
 
     /// Stores blocks until there will be none.
     fn work(&self) {
-        // Not being let to is no failure: it is about time only.
-        let weigh = |weight| set_weight(weight).unwrap_or_default();
-        let mut yielding = true;
-        weigh(Weight::Idle);
+        let own = rustix::thread::gettid()
+            .as_raw_nonzero()
+            .get()
+            .unsigned_abs();
         let mut store = Store::new(&self.file, self.direct.as_ref());
-        while let Some(mut parked) = self.next() {
-            if yielding && self.hurry.load(Ordering::Relaxed) {
-                yielding = false;
-                weigh(Weight::Usual);
-            }
+        while let Some(mut parked) = self.next(own) {
             let (block, pipes) = (parked.block, parked.pieces.len());
-            let digest = match &mut store {
+            let digest = self.standing_back(|| match &mut store {
                 Ok(store) => store.store(&mut parked),
                 Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-            };
+            });
             let mut state = self.lock();
             state.pipes = state.pipes.saturating_sub(pipes);
-            state.under_way.retain(|other| !block.is(other));
+            state.under_way.retain(|(other, _)| !block.is(other));
             match digest {
                 Ok(digest) => state.digested(&block, digest),
                 Err(error) => {
@@ -292,15 +294,32 @@ impl Shared {
         }
     }
 
-    /// The next block; `None` when there will be none.
-    fn next(&self) -> Option<Parked> {
+    /// Does something, behind all other threads as long as nobody is in a hurry.
+    fn standing_back<T>(&self, work: impl FnOnce() -> T) -> T {
+        // Not being let to is no failure: it is about time only.
+        let weigh = |weight| set_weight(None, weight).unwrap_or_default();
+        if self.hurry.load(Ordering::SeqCst) {
+            return work();
+        }
+        weigh(Weight::Idle);
+        if self.hurry.load(Ordering::SeqCst) {
+            // Since just now: `settle` may have come before.
+            weigh(Weight::Usual);
+        }
+        let done = work();
+        weigh(Weight::Usual);
+        done
+    }
+
+    /// The next block for a thread; `None` when there will be none.
+    fn next(&self, thread: u32) -> Option<Parked> {
         let mut state = self.lock();
         loop {
             if self.signal.aborted() || state.failed.is_some() {
                 return None;
             }
             if let Some(parked) = state.take(self.most_pipes) {
-                state.under_way.push(parked.block);
+                state.under_way.push((parked.block, thread));
                 return Some(parked);
             }
             if state.closed && state.parked.is_empty() {

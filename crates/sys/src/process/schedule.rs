@@ -12,19 +12,21 @@ pub enum Weight {
     Idle,
 }
 
-/// Sets the calling thread's weight (sched(7)); its nice value stays.
+/// Sets the weight of a thread of this process, the calling one without a number (sched(7)); its nice
+/// value stays.
 ///
 /// # Errors
 ///
-/// `EPERM` for who may not go back to the usual one.
-pub fn set_weight(weight: Weight) -> io::Result<()> {
+/// `EPERM` for who may not go back to the usual one, `ESRCH` when there is no such thread.
+pub fn set_weight(thread: Option<u32>, weight: Weight) -> io::Result<()> {
+    let thread = libc::pid_t::try_from(thread.unwrap_or(0)).map_err(io::Error::other)?;
     let policy = match weight {
         Weight::Usual => libc::SCHED_OTHER,
         Weight::Idle => libc::SCHED_IDLE,
     };
     let parameter = libc::sched_param { sched_priority: 0 };
-    // SAFETY: 0 is the calling thread; `parameter` lives across the call, which reads it only.
-    if unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) } == 0 {
+    // SAFETY: `parameter` lives across the call, which reads it only; the kernel checks the numbers.
+    if unsafe { libc::sched_setscheduler(thread, policy, &raw const parameter) } == 0 {
         Ok(())
     } else {
         Err(io::Error::last_os_error())
@@ -43,9 +45,10 @@ mod tests {
             rest.split_whitespace().nth(38).unwrap().to_owned()
         };
         std::thread::spawn(move || {
-            set_weight(Weight::Idle).unwrap();
+            set_weight(None, Weight::Idle).unwrap();
             assert_eq!(policy(), libc::SCHED_IDLE.to_string());
-            match set_weight(Weight::Usual) {
+            let own = rustix::thread::gettid().as_raw_nonzero().get();
+            match set_weight(u32::try_from(own).ok(), Weight::Usual) {
                 Ok(()) => assert_eq!(policy(), libc::SCHED_OTHER.to_string()),
                 // Without CAP_SYS_NICE and with a nice value that RLIMIT_NICE does not allow.
                 Err(error) => assert_eq!(error.raw_os_error(), Some(libc::EPERM)),

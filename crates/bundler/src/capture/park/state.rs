@@ -13,8 +13,8 @@ use crate::blocks::BlockDigest;
 pub(super) struct State {
     /// To be stored.
     pub(super) parked: VecDeque<Parked>,
-    /// What threads have in hand.
-    pub(super) under_way: Vec<Block>,
+    /// What threads have in hand, and which.
+    pub(super) under_way: Vec<(Block, u32)>,
     pub(super) pipes: usize,
     /// CRIU has left the processes.
     pub(super) settled: bool,
@@ -37,7 +37,10 @@ impl State {
     /// Whether references are left to what one of these parts has.
     pub(super) fn has_open(&self, parts: &[Part]) -> bool {
         self.parked.iter().any(|parked| parked.is_open(parts))
-            || self.under_way.iter().any(|block| touches(block, parts))
+            || self
+                .under_way
+                .iter()
+                .any(|(block, _)| touches(block, parts))
     }
 
     pub(super) fn digested(&mut self, block: &Block, digest: BlockDigest) {
