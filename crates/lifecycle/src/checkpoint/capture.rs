@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bundler::{ArchiveWriter, CaptureOptions, PageCapture, Sink};
 use criu_rpc::{CancelToken, DumpOptions};
+use monitor::PipeWatch;
 
 use super::dump::{self, Frame, Of};
 use super::failure::{archive_error, dump_error, keep_log};
@@ -82,6 +83,8 @@ pub(super) fn take(
             },
         )
         .map_err(archive_error)?;
+    let watch = PipeWatch::start(&ctx.config.monitor, &images, pipes)
+        .map_err(|error| Error::failed("watch over CRIU's pipes", error))?;
     let token = CancelToken::new().map_err(failed("make a cancel token"))?;
     let (hook, abort) = (token.clone(), pages.abort_handle());
     job.cancel.on_cancel(move || {
@@ -110,6 +113,7 @@ pub(super) fn take(
         outcome: None,
     };
     let dumped = frame.dump(engine, options, &token);
+    watch.done();
     let (frozen, copy_on_write) = (frame.frozen, frame.protected);
     let (pages, outcome) = (frame.pages, frame.outcome);
     match (dumped, outcome) {

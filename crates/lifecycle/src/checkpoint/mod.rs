@@ -13,7 +13,8 @@
 //! ```
 //!
 //! Whatever fails, CRIU is cancelled by breaking the FIFOs or refusing its next notification, never
-//! by SIGKILL; it then unfreezes the tasks itself. The archive has no name until it is complete.
+//! by SIGKILL; it then unfreezes the tasks itself. When the daemon is killed, a process that watches for
+//! that breaks the FIFOs (`monitor::PipeWatch`). The archive has no name until it is complete.
 
 mod cancel;
 mod capture;

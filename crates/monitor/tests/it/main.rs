@@ -9,7 +9,9 @@
 
 mod containers;
 mod exec;
+mod hold;
 mod logs;
 mod pause;
+mod pipes;
 mod starts;
 mod support;

@@ -1,6 +1,7 @@
 //! `thawd-monitor`: the process that stands beside one container (`run`), the first process of a pod's
-//! shared pid namespace (`pause`), the parent of one process that is run in a container (`exec`), and what
-//! makes a container's memory copy-on-write and freezes it for a checkpoint (`hold`).
+//! shared pid namespace (`pause`), the parent of one process that is run in a container (`exec`), what
+//! makes a container's memory copy-on-write and freezes it for a checkpoint (`hold`), and what keeps CRIU
+//! from waiting for a daemon that was killed (`pipes`).
 //!
 //! One thread, one epoll loop, no allocation that grows with what the container does. The contract with
 //! the daemon is in the documentation of the library `monitor`.
@@ -9,7 +10,8 @@
 //!  main ─▶ setup (detach, subreaper, socket, log, pipes) ─▶ event_loop ─┬─ outputs ─▶ cri_log
 //!    ├───▶ pause                                                        └─ server (monitor.sock)
 //!    ├───▶ exec
-//!    └───▶ hold
+//!    ├───▶ hold
+//!    └───▶ pipes
 //! ```
 
 mod cri_log;
@@ -21,6 +23,7 @@ mod hold;
 mod oom;
 mod outputs;
 mod pause;
+mod pipes;
 mod server;
 mod setup;
 
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         // Whose it is tells the daemon, and people, from the command line.
         Some("pause") if std::env::args_os().len() == 3 => pause::run(),
         Some("exec") => exec::run(std::env::args_os().skip(2)),
+        Some("pipes") => pipes::run(std::env::args_os().skip(2)),
         #[cfg(target_arch = "x86_64")]
         Some("hold") => hold::run(std::env::args_os().skip(2)),
         Some("--version") => {
@@ -43,7 +47,7 @@ fn main() -> ExitCode {
         }
         _ => {
             let usage = "usage: thawd-monitor run ID | exec PID_FILE RUNTIME ARG... | pause ID | \
-                         hold PID FREEZER | --version";
+                         hold PID FREEZER | pipes COUNT | --version";
             drop(writeln!(std::io::stderr(), "{usage}"));
             ExitCode::from(2)
         }
