@@ -84,6 +84,33 @@ fn parked_page_images_of_any_size_arrive() {
     }
 }
 
+#[test]
+fn memory_that_is_not_protected_after_all_is_copied() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let location = directory.path().join("a.tar");
+    let images = Images::new();
+    let content = noise(20_000_000, 1);
+    let writer = ArchiveWriter::create(&location).unwrap();
+    let mut capture = writer.capture_pages(&images.fd, &options(1, &[])).unwrap();
+    play_criu(&images.path, std::slice::from_ref(&content)).unwrap();
+    capture.drained(soon()).unwrap();
+    let part = Part {
+        image: 1,
+        begin: 0,
+        end: u64::MAX,
+    };
+    capture.land(&[part], soon()).unwrap();
+    let (writer, entries) = capture.finish().unwrap();
+    assert_eq!(entries[0].digest(), blake3::hash(&content).to_string());
+    writer
+        .finish(Manifest::default())
+        .unwrap()
+        .publish()
+        .unwrap();
+    let archive = Archive::open(File::open(&location).unwrap()).unwrap();
+    archive.verify().unwrap();
+}
+
 /// A file in memory lies in pipes as references, as a process's memory does, and is not copy-on-write.
 #[test]
 fn what_has_landed_is_not_changed_by_later_writes_and_digests_are_of_what_is_written() {

@@ -171,19 +171,15 @@ impl Parking {
     }
 }
 
-/// Ends the threads of a capture that was given up.
+/// Ends the threads, of a capture that was given up or one whose memory was not protected after all.
 impl Drop for Parking {
     fn drop(&mut self) {
-        if self.threads.is_empty() {
-            return;
-        }
-        self.shared.signal.abort();
+        // What the pipes refer to is memory of the container.
+        self.shared.lock().parked.clear();
         self.shared.close();
         for thread in self.threads.drain(..) {
             drop(thread.join());
         }
-        // What the pipes refer to is memory of the container.
-        self.shared.lock().parked.clear();
     }
 }
 
