@@ -33,8 +33,11 @@ use sys::signal::{self, SignalFd};
 use freezer::Freezer;
 use tasks::Tasks;
 
-/// Time for all threads to stop, and for the cgroup to freeze. One that sleeps uninterruptibly does not.
-const STOP: Duration = Duration::from_millis(300);
+/// Time for all threads to stop. One that sleeps uninterruptibly does not.
+const STOP: Duration = Duration::from_millis(200);
+/// Time for the cgroup to freeze, which takes a millisecond where all is well: v1 does not freeze a
+/// command that is just being started, for instance.
+const FREEZE: Duration = Duration::from_millis(100);
 /// Between two looks.
 const LOOK_NANOSECONDS: i64 = 30_000;
 
@@ -159,6 +162,6 @@ fn hold<'a>(
     fork::all(daemon, &tasks)?;
     let frozen = freezer.freeze()?;
     drop(tasks);
-    frozen.wait(daemon, Deadline::after(STOP))?;
+    frozen.wait(daemon, Deadline::after(FREEZE))?;
     Ok((written, frozen))
 }
