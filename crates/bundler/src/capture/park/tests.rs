@@ -56,16 +56,24 @@ fn few_pipes_are_enough_for_many_images() {
 }
 
 #[test]
-fn first_blocks_and_their_pipes_wait_until_they_may_be_stored() {
+fn blocks_wait_until_it_is_worthwhile_or_they_may_be_stored() {
     let file = tempfile::tempfile_in("/var/tmp").unwrap();
     let signal = Arc::new(Signal::new().unwrap());
-    let parking = Parking::start(&file, &signal).unwrap();
+    let parking = Parking::with_pipes(1000, &file, &signal).unwrap();
     let spaces = parking.spaces();
     let (first, content) = block(&spaces, 1, 0);
-    let (second, _) = block(&spaces, 1, 1);
-    let place = second.block.offset;
+    let first_place = first.block.offset;
     park(&spaces, first);
-    park(&spaces, second);
+    let mut place = 0;
+    for index in 1..200 {
+        let (later, _) = block(&spaces, 1, index);
+        place = if index == 1 {
+            later.block.offset
+        } else {
+            place
+        };
+        park(&spaces, later);
+    }
     let part = |begin| Part {
         image: 1,
         begin,
@@ -77,12 +85,12 @@ fn first_blocks_and_their_pipes_wait_until_they_may_be_stored() {
         assert!(begin.elapsed() < Duration::from_secs(60), "the second one");
     }
     let mut found = vec![0; 4096];
-    file.read_exact_at(&mut found, 16 * BLOCK_BYTES).unwrap();
+    file.read_exact_at(&mut found, first_place).unwrap();
     assert_eq!(found, [0; 4096], "the first one");
     parking.land(&[part(4095)], soon).unwrap();
     parking.land(&[part(1 << 40)], soon).unwrap();
     parking.finish().unwrap();
-    file.read_exact_at(&mut found, 16 * BLOCK_BYTES).unwrap();
+    file.read_exact_at(&mut found, first_place).unwrap();
     assert!(found == content);
 }
 
