@@ -207,6 +207,7 @@ impl Pump {
                 break;
             }
         }
+        spaces.arrived();
         Ok(image)
     }
 

@@ -8,11 +8,6 @@ use super::super::digest::Block;
 use super::parked::{Parked, touches};
 use crate::blocks::BlockDigest;
 
-/// How many blocks lie in pipes before any is stored while the container stands: 512 MiB. With less the
-/// container stands only tens of milliseconds longer than without this, which it would lengthen (measured
-/// on two processors, 256 MiB: 130 to 160 ms instead of 100 to 115).
-const WORTHWHILE_BLOCKS: usize = 128;
-
 /// Blocks in their pipes, and digests of those that are done.
 #[derive(Debug, Default)]
 pub(super) struct State {
@@ -21,6 +16,8 @@ pub(super) struct State {
     /// What threads have in hand, and which.
     pub(super) under_way: Vec<(Block, u32)>,
     pub(super) pipes: usize,
+    /// A page image is on its way from CRIU.
+    pub(super) arriving: bool,
     /// CRIU has left the processes.
     pub(super) settled: bool,
     pub(super) closed: bool,
@@ -32,7 +29,7 @@ impl State {
     /// The next block that may be stored: any once there are no pipes left, whatever it costs.
     pub(super) fn take(&mut self, most_pipes: usize) -> Option<Parked> {
         let any = self.settled || self.pipes >= most_pipes;
-        if !any && self.parked.len() < WORTHWHILE_BLOCKS {
+        if self.arriving && !any {
             return None;
         }
         let next = self

@@ -37,7 +37,7 @@ use tasks::Tasks;
 const STOP: Duration = Duration::from_millis(200);
 /// Time for the cgroup to freeze, which takes a millisecond where all is well: v1 does not freeze a
 /// command that is just being started, for instance.
-const FREEZE: Duration = Duration::from_millis(100);
+const FREEZE: Duration = Duration::from_millis(200);
 /// Between two looks.
 const LOOK_NANOSECONDS: i64 = 30_000;
 
