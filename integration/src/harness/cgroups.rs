@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::wait;
@@ -77,12 +77,29 @@ fn thaw(directory: &Path) {
 }
 
 /// Processes that are directly in the cgroup.
-fn members(directory: &Path) -> Vec<Pid> {
+pub(crate) fn members(directory: &Path) -> Vec<Pid> {
     let text = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
     text.lines()
         .filter_map(|line| line.parse().ok())
         .filter_map(Pid::from_raw)
         .collect()
+}
+
+/// Where the processes of this cgroup are frozen: the v1 freezer's directory if it has one, or v2's.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn freezer(name: &str) -> Result<PathBuf> {
+    let hierarchies = hierarchies()?;
+    for file in ["freezer.state", "cgroup.freeze"] {
+        let mut directories = hierarchies
+            .iter()
+            .map(|hierarchy| hierarchy.join(name.trim_start_matches('/')));
+        if let Some(found) = directories.find(|directory| directory.join(file).exists()) {
+            return Ok(found);
+        }
+    }
+    bail!("cgroup {name} has no freezer")
 }
 
 /// Removes what test programs left that were killed before they could clean up.

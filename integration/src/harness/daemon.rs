@@ -40,6 +40,7 @@ pub(crate) struct Thawd {
     number: usize,
     criu: Option<PathBuf>,
     crun: PathBuf,
+    copy_on_write: bool,
     ground: Ground,
     unified: Option<Unified>,
 }
@@ -76,6 +77,7 @@ impl Thawd {
             number,
             criu: None,
             crun: needs::CRUN.into(),
+            copy_on_write: true,
             ground,
             unified: ground.unified.then(Unified::new).transpose()?,
         };
@@ -130,6 +132,16 @@ impl Thawd {
     /// As [`start`](Self::start).
     pub(crate) fn use_crun(&mut self, path: &Path) -> Result<()> {
         path.clone_into(&mut self.crun);
+        self.terminate()?;
+        self.launch()
+    }
+
+    /// Starts it again, told that containers stand until their memory is in the archive.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub(crate) fn refuse_copy_on_write(&mut self) -> Result<()> {
+        self.copy_on_write = false;
         self.terminate()?;
         self.launch()
     }

@@ -14,7 +14,7 @@ use cri_server::v1;
 use tonic::Code;
 
 use super::bad_input::{refused, script};
-use super::{Test, applications, story, survival};
+use super::{Test, applications, cow, story, survival};
 use crate::harness::containers::{Container, Pod, pod_config, workload_config};
 use crate::harness::daemon::{Ground, Thawd};
 use crate::harness::needs::CRUN as CRUN_PROGRAM;
@@ -57,6 +57,9 @@ const ON_CRUN: &[(&str, Test)] = &[
         "crun::everything_survives_at_once",
         survival::everything_at_once,
     ),
+    ("crun::what_is_frozen_is_of_one_moment", |thawd| {
+        cow::one_moment(thawd, 1)
+    }),
     ("crun::a_bind_mount_survives", survival::a_bind_mount),
     ("crun::a_terminal_survives", survival::a_terminal),
     (

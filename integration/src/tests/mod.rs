@@ -3,6 +3,7 @@
 mod applications;
 mod bad_input;
 mod containers;
+mod cow;
 mod crun;
 mod ends;
 mod engines;
@@ -67,6 +68,7 @@ fn trials() -> Vec<Trial> {
         containers::TESTS,
         ends::TESTS,
         survival::TESTS,
+        cow::TESTS,
         bad_input::TESTS,
         engines::TESTS,
         undumpable::TESTS,

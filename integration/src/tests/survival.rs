@@ -13,6 +13,9 @@ pub(super) const TESTS: &[(&str, Test)] = &[
     ("survival::memory_and_environment", |thawd| {
         survives(thawd, &["counter", "memory=64"])
     }),
+    ("survival::guard_pages", |thawd| {
+        survives(thawd, &["guards"])
+    }),
     ("survival::threads", |thawd| {
         survives(thawd, &["threads=16"])
     }),

@@ -1,4 +1,4 @@
-//! Memory, environment and threads.
+//! Memory, guard pages, environment and threads.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::raw::GuardedPages;
 use super::{Workload, pattern, pause};
 
 const PAGE_WORDS: usize = 4096 / size_of::<u64>();
@@ -132,6 +133,52 @@ impl Workload for Memory {
             self.rounds,
             self.gap_us.load(Ordering::Relaxed)
         ))
+    }
+}
+
+/// Pages of which some are guard pages. Each step touches all: guard pages raise SIGSEGV, the others
+/// hold what the step before left.
+pub(super) struct Guards {
+    pages: GuardedPages,
+}
+
+impl Guards {
+    const PAGES: usize = 16;
+
+    pub(super) fn setup(_: &str) -> Result<Box<dyn Workload>> {
+        let pages = GuardedPages::map(Self::PAGES)?;
+        for page in (0..Self::PAGES).filter(|&page| Self::is_guard(page)) {
+            pages
+                .guard(page)
+                .context("MADV_GUARD_INSTALL, since Linux 6.13")?;
+        }
+        Ok(Box::new(Self { pages }))
+    }
+
+    /// Two that follow each other, and the last.
+    fn is_guard(page: usize) -> bool {
+        matches!(page, 4 | 5 | 15)
+    }
+}
+
+impl Workload for Guards {
+    fn step(&mut self, count: u64) -> Result<String> {
+        for page in 0..Self::PAGES {
+            let (word, raised) = self.pages.read(page)?;
+            if Self::is_guard(page) {
+                ensure!(raised, "page {page} raised no SIGSEGV");
+                self.pages.guard(page)?;
+            } else {
+                ensure!(!raised, "page {page} raised SIGSEGV");
+                ensure!(
+                    word == count - 1,
+                    "the step before left {word} in page {page}, not {}",
+                    count - 1
+                );
+                self.pages.write(page, count)?;
+            }
+        }
+        Ok(String::new())
     }
 }
 

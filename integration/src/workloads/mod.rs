@@ -13,6 +13,7 @@
 //! begins anew. A failure is kept and repeated in every later line. `workload check` prints the
 //! kept line and succeeds when it is fresh and ok, so that a test can ask through ExecSync.
 
+mod disturbed;
 mod files;
 mod ipc;
 mod memory;
@@ -21,6 +22,7 @@ mod net;
 mod raw;
 mod refused;
 mod tasks;
+mod writers;
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -52,7 +54,12 @@ type Setup = fn(value: &str) -> Result<Box<dyn Workload>>;
 const WORKLOADS: &[(&str, Setup)] = &[
     ("counter", memory::Counter::setup),
     ("memory", memory::Memory::setup),
+    ("guards", memory::Guards::setup),
     ("threads", memory::Threads::setup),
+    ("writers", writers::Writers::setup),
+    ("stack", disturbed::Stack::setup),
+    ("asleep", disturbed::Asleep::setup),
+    ("caught", disturbed::Caught::setup),
     ("pipes", ipc::Pipes::setup),
     ("unix", ipc::UnixSockets::setup),
     ("semaphore", ipc::NamedSemaphore::setup),
@@ -86,6 +93,7 @@ pub fn main() -> ExitCode {
         [] | ["--help"] => usage(),
         ["check"] => check(),
         ["echo"] => tasks::echo(),
+        ["writer", mib] => writers::child(mib),
         names => run(names),
     };
     match outcome {

@@ -57,21 +57,27 @@ impl Workload for Timer {
     }
 }
 
-/// Another process of this program with pipes to it: the `echo` subcommand.
-struct Echo {
+/// Another process of this program with pipes to it: a subcommand that answers lines.
+pub(super) struct Peer {
     process: std::process::Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
 }
 
-impl Echo {
+impl Peer {
+    /// Starts the `echo` subcommand.
+    fn echo() -> Result<Self> {
+        Self::start(&["echo"])
+    }
+
+    /// Starts a subcommand.
     #[expect(
         clippy::disallowed_methods,
         reason = "the workload's children are part of the test"
     )]
-    fn start() -> Result<Self> {
+    pub(super) fn start(arguments: &[&str]) -> Result<Self> {
         let mut process = Command::new("/proc/self/exe")
-            .arg("echo")
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -85,12 +91,18 @@ impl Echo {
         })
     }
 
-    fn ask(&mut self, question: u64) -> Result<()> {
-        writeln!(self.stdin, "{question}").context("writing to the child")?;
+    /// Says a line, and returns the line that it is answered with.
+    pub(super) fn say(&mut self, line: &str) -> Result<String> {
+        writeln!(self.stdin, "{line}").context("writing to the child")?;
         let mut answer = String::new();
         self.stdout
             .read_line(&mut answer)
             .context("reading from the child")?;
+        Ok(answer)
+    }
+
+    fn ask(&mut self, question: u64) -> Result<()> {
+        let answer = self.say(&question.to_string())?;
         let wanted = format!("{question} {}\n", self.process.id());
         ensure!(
             answer == wanted,
@@ -123,11 +135,11 @@ pub(super) fn echo() -> Result<()> {
 
 /// Starts a child that only waits; for the features that need a second process.
 pub(super) fn idle_child() -> Result<std::process::Child> {
-    let Echo {
+    let Peer {
         process,
         stdin,
         stdout,
-    } = Echo::start()?;
+    } = Peer::echo()?;
     // Their ends stay open as long as this process lives: else the child would end.
     std::mem::forget((stdin, stdout));
     Ok(process)
@@ -135,13 +147,13 @@ pub(super) fn idle_child() -> Result<std::process::Child> {
 
 /// Children that answer.
 pub(super) struct Child {
-    children: Vec<Echo>,
+    children: Vec<Peer>,
 }
 
 impl Child {
     pub(super) fn setup(value: &str) -> Result<Box<dyn Workload>> {
         let wanted: usize = if value.is_empty() { 2 } else { value.parse()? };
-        let children = std::iter::repeat_with(Echo::start)
+        let children = std::iter::repeat_with(Peer::echo)
             .take(wanted)
             .collect::<Result<_>>()?;
         Ok(Box::new(Self { children }))
@@ -159,12 +171,12 @@ impl Workload for Child {
 
 /// A child that is stopped by a signal, and lives when it is continued.
 pub(super) struct Stopped {
-    child: Echo,
+    child: Peer,
 }
 
 impl Stopped {
     pub(super) fn setup(_: &str) -> Result<Box<dyn Workload>> {
-        let mut child = Echo::start()?;
+        let mut child = Peer::echo()?;
         child.ask(0)?;
         kill_process(child.pid()?, Signal::STOP)?;
         Ok(Box::new(Self { child }))

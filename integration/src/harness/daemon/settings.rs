@@ -11,7 +11,7 @@ impl Thawd {
         let display = |name| self.path(name).display().to_string();
         let mut text = format!(
             "cgroup_parent = {cgroup:?}\n\
-             log_level = \"info\"\n\
+             log_level = \"info,lifecycle::checkpoint=debug\"\n\
              [cni]\n\
              conf_dirs = [{cni:?}]\n\
              bin_dirs = [{plugins:?}]\n\
@@ -24,6 +24,9 @@ impl Thawd {
         );
         if let Some(criu) = &self.criu {
             text.push_str(&format!("criu = [{:?}]\n", criu.display().to_string()));
+        }
+        if !self.copy_on_write {
+            text.push_str("copy_on_write = false\n");
         }
         for name in self.ground.handlers {
             let path = match *name {
