@@ -4,6 +4,7 @@ mod common;
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use bundler::{Archive, ArchiveWriter, CaptureOptions, Error, Manifest, Part, Sink};
 use common::{Images, names, noise, open_page_image, play_criu, soon};
@@ -16,6 +17,15 @@ fn options(max_files: u32, expected: &[u64]) -> CaptureOptions<'_> {
         sink: Sink::default(),
         protection_expected: true,
     }
+}
+
+/// Publishes the archive and verifies it.
+fn published(writer: ArchiveWriter, location: &Path) -> Archive {
+    let complete = writer.finish(Manifest::default()).unwrap();
+    complete.publish().unwrap();
+    let archive = Archive::open(File::open(location).unwrap()).unwrap();
+    archive.verify().unwrap();
+    archive
 }
 
 #[test]
@@ -65,13 +75,7 @@ fn parked_page_images_of_any_size_arrive() {
         if round == 1 {
             assert_eq!(largest.unwrap().offset, 4096);
         }
-        writer
-            .finish(Manifest::default())
-            .unwrap()
-            .publish()
-            .unwrap();
-        let archive = Archive::open(File::open(&location).unwrap()).unwrap();
-        archive.verify().unwrap();
+        let archive = published(writer, &location);
         for (number, content) in (1..).zip(&contents) {
             let name = format!("checkpoint/pages-{number}.img");
             assert!(
@@ -102,13 +106,7 @@ fn memory_that_is_not_protected_after_all_is_copied() {
     capture.land(&[part], soon()).unwrap();
     let (writer, entries) = capture.finish().unwrap();
     assert_eq!(entries[0].digest(), blake3::hash(&content).to_string());
-    writer
-        .finish(Manifest::default())
-        .unwrap()
-        .publish()
-        .unwrap();
-    let archive = Archive::open(File::open(&location).unwrap()).unwrap();
-    archive.verify().unwrap();
+    published(writer, &location);
 }
 
 /// A file in memory lies in pipes as references, as a process's memory does, and is not copy-on-write.
@@ -144,13 +142,7 @@ fn what_has_landed_is_not_changed_by_later_writes_and_digests_are_of_what_is_wri
     capture.land(&parts, soon()).unwrap();
     memory.write_all_at(&after, 0).unwrap();
     let (writer, _) = capture.finish().unwrap();
-    writer
-        .finish(Manifest::default())
-        .unwrap()
-        .publish()
-        .unwrap();
-    let archive = Archive::open(File::open(&location).unwrap()).unwrap();
-    archive.verify().unwrap();
+    let archive = published(writer, &location);
     let found = archive
         .read_small("checkpoint/pages-1.img", u64::MAX)
         .unwrap();

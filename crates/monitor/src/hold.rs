@@ -15,16 +15,13 @@
 
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use sys::process::{Child, Command, Deadline, Stdio};
+use sys::process::Deadline;
 
 use crate::Error;
+use crate::helper::Helper;
 use crate::wire::{self, MAX_MESSAGE_BYTES};
-
-/// How long the process may take to undo and end. It is left alone afterwards, never killed.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// What the daemon asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,10 +76,7 @@ impl HoldStopper {
 
 /// The process that holds a container. Dropping it thaws the container, unless it was released.
 #[derive(Debug)]
-pub struct Holder {
-    channel: Option<OwnedFd>,
-    child: Option<Child>,
-}
+pub struct Holder(Helper);
 
 impl Holder {
     /// Starts it for the processes from `init` down, which are in the freezer cgroup `freezer` (a
@@ -92,23 +86,11 @@ impl Holder {
     ///
     /// [`Error::Spawn`], [`Error::Io`].
     pub fn start(monitor_binary: &Path, init: u32, freezer: &Path) -> Result<Self, Error> {
-        let (ours, theirs) = sys::socket::seqpacket_pair()?;
-        let child = Command::new(monitor_binary)
-            .arg("hold")
-            .arg(init.to_string())
-            .arg(freezer)
-            .cwd("/")
-            .stdin(Stdio::Fd(theirs))
-            .new_process_group()
-            .spawn()
-            .map_err(|source| Error::Spawn {
-                binary: monitor_binary.to_owned(),
-                source,
-            })?;
-        Ok(Self {
-            channel: Some(ours),
-            child: Some(child),
-        })
+        let arguments = |command: sys::process::Command| {
+            let command = command.arg("hold").arg(init.to_string());
+            command.arg(freezer)
+        };
+        Helper::start(monitor_binary, arguments).map(Self)
     }
 
     /// Freezes the container with its memory copy-on-write.
@@ -144,20 +126,16 @@ impl Holder {
     ///
     /// [`Error::Io`] without a free descriptor.
     pub fn stopper(&self) -> Result<HoldStopper, Error> {
-        Ok(HoldStopper(self.channel()?.try_clone()?))
-    }
-
-    fn channel(&self) -> Result<&OwnedFd, Error> {
-        self.channel.as_ref().ok_or(Error::Ended)
+        Ok(HoldStopper(self.0.channel()?.try_clone()?))
     }
 
     fn ask(&self, request: HoldRequest) -> Result<(), Error> {
-        sys::socket::send(self.channel()?, &wire::encode(&request)?, &[])?;
+        sys::socket::send(self.0.channel()?, &wire::encode(&request)?, &[])?;
         Ok(())
     }
 
     fn reply(&self, deadline: Deadline) -> Result<HoldReply, Error> {
-        let channel = self.channel()?;
+        let channel = self.0.channel()?;
         let left = deadline.remaining().unwrap_or_default();
         if !sys::socket::poll_readable(channel, Some(left))? {
             let seconds = left.as_secs();
@@ -168,17 +146,6 @@ impl Holder {
             return Err(Error::Ended);
         }
         wire::decode(&packet.bytes)
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        self.channel = None;
-        if let Some(mut child) = self.child.take()
-            && !matches!(child.wait(Some(GRACE)), Ok(Some(_)))
-        {
-            child.leave();
-        }
     }
 }
 

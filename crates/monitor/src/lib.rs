@@ -31,6 +31,7 @@
 mod client;
 mod error;
 mod exit;
+mod helper;
 mod hold;
 mod pipes;
 mod spec;

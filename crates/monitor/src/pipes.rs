@@ -11,25 +11,18 @@
 //!                                 taken by directories: CRIU fails, and lets the tasks run by itself
 //! ```
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
-
-use sys::process::{Child, Command, Stdio};
 
 use crate::Error;
+use crate::helper::Helper;
 
 /// The directory's number in the process.
 pub const DIRECTORY: i32 = 3;
-/// How long it may take to end.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// The process. Dropping it ends the pipes, unless CRIU has ended.
 #[derive(Debug)]
-pub struct PipeWatch {
-    channel: Option<OwnedFd>,
-    child: Option<Child>,
-}
+pub struct PipeWatch(Helper);
 
 /// The name of page image `number` in CRIU's images directory.
 #[must_use]
@@ -44,41 +37,19 @@ impl PipeWatch {
     ///
     /// [`Error::Spawn`], [`Error::Io`].
     pub fn start(monitor_binary: &Path, directory: impl AsFd, count: u32) -> Result<Self, Error> {
-        let (ours, theirs) = sys::socket::seqpacket_pair()?;
-        let child = Command::new(monitor_binary)
-            .arg("pipes")
-            .arg(count.to_string())
-            .cwd("/")
-            .stdin(Stdio::Fd(theirs))
-            .fd(directory.as_fd().try_clone_to_owned()?, DIRECTORY)
-            .new_process_group()
-            .spawn()
-            .map_err(|source| Error::Spawn {
-                binary: monitor_binary.to_owned(),
-                source,
-            })?;
-        Ok(Self {
-            channel: Some(ours),
-            child: Some(child),
-        })
+        let directory = directory.as_fd().try_clone_to_owned()?;
+        let arguments = |command: sys::process::Command| {
+            let command = command.arg("pipes").arg(count.to_string());
+            command.fd(directory, DIRECTORY)
+        };
+        Helper::start(monitor_binary, arguments).map(Self)
     }
 
     /// CRIU has ended: nobody opens a pipe any more.
     pub fn done(self) {
-        if let Some(channel) = &self.channel {
+        if let Ok(channel) = self.0.channel() {
             // One that was killed has nothing to do either.
             sys::socket::send(channel, b"done", &[]).unwrap_or_default();
-        }
-    }
-}
-
-impl Drop for PipeWatch {
-    fn drop(&mut self) {
-        self.channel = None;
-        if let Some(mut child) = self.child.take()
-            && !matches!(child.wait(Some(GRACE)), Ok(Some(_)))
-        {
-            child.leave();
         }
     }
 }

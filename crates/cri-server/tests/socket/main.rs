@@ -64,6 +64,7 @@ fn config(temp: &Path) -> NodeConfig {
             criu: Vec::new(),
             default_timeout: Duration::from_secs(10),
             ghost_limit_bytes: 1 << 20,
+            copy_on_write: true,
             restore_directories: Vec::new(),
             restore_timeout: Duration::from_secs(10),
         },
