@@ -25,6 +25,8 @@ use super::{Daemon, Refusal};
 const STEP: Duration = Duration::from_secs(30);
 /// The `syscall` instruction.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
+/// Longest vDSO that is looked into; it has two to four pages.
+const MOST_CODE_BYTES: usize = 64 << 10;
 /// Where `struct rseq` has the address of the sequence that is running (`rseq_cs`, `<linux/rseq.h>`).
 const RUNNING_SEQUENCE: u64 = 8;
 
@@ -256,7 +258,10 @@ fn in_sequence(tid: u32, memory: &File) -> bool {
     let mut running = [0; 8];
     sequence.address != 0
         && (memory
-            .read_exact_at(&mut running, sequence.address + RUNNING_SEQUENCE)
+            .read_exact_at(
+                &mut running,
+                sequence.address.saturating_add(RUNNING_SEQUENCE),
+            )
             .is_err()
             || running != [0; 8])
 }
@@ -265,19 +270,48 @@ fn in_sequence(tid: u32, memory: &File) -> bool {
 fn instruction(pid: u32, memory: &File) -> io::Result<u64> {
     let missing = || io::Error::new(io::ErrorKind::NotFound, "the process has no vDSO");
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    let range = maps.lines().find_map(|line| {
-        let (range, _) = line.strip_suffix("[vdso]")?.split_once(' ')?;
-        let (begin, end) = range.split_once('-')?;
-        let address = |text| u64::from_str_radix(text, 16).ok();
-        Some(address(begin)?..address(end)?)
-    });
-    let range = range.ok_or_else(missing)?;
-    let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(0);
+    let (begin, length) = maps.lines().find_map(vdso).ok_or_else(missing)?;
     let mut code = vec![0; length];
-    memory.read_exact_at(&mut code, range.start)?;
+    memory.read_exact_at(&mut code, begin)?;
     let at = code.windows(SYSCALL.len()).position(|two| two == SYSCALL);
     let at = at
         .and_then(|at| u64::try_from(at).ok())
         .ok_or_else(missing)?;
-    Ok(range.start + at)
+    Ok(begin + at)
+}
+
+/// Where the vDSO begins and how long it is, from its line in maps (proc_pid_maps(5)). A file may have
+/// its name, but has an inode.
+fn vdso(line: &str) -> Option<(u64, usize)> {
+    let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+    let [range, _, _, _, "0", "[vdso]"] = fields[..] else {
+        return None;
+    };
+    let (begin, end) = range.split_once('-')?;
+    let address = |text| u64::from_str_radix(text, 16).ok();
+    let (begin, end) = (address(begin)?, address(end)?);
+    let length = usize::try_from(end.checked_sub(begin)?).ok()?;
+    (length <= MOST_CODE_BYTES).then_some((begin, length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_kernel_s_own_vdso_counts() {
+        let line = "7ffd1000-7ffd3000 r-xp 00000000 00:00 0                          [vdso]";
+        assert_eq!(vdso(line), Some((0x7ffd_1000, 0x2000)));
+        for other in [
+            "7ffd1000-7ffd3000 r-xp 00000000 08:01 77                         /tmp/[vdso]",
+            "7ffd1000-7ffd3000 r-xp 00000000 08:01 77                         [vdso]",
+            "7ffd1000-ffffd3000 r-xp 00000000 00:00 0                         [vdso]",
+            "7ffd1000-7ffd3000 r-xp 00000000 00:00 0",
+            "",
+        ] {
+            assert_eq!(vdso(other), None, "{other}");
+        }
+        let own = File::open("/proc/self/mem").unwrap();
+        assert!(instruction(std::process::id(), &own).unwrap() > 0);
+    }
 }

@@ -12,6 +12,8 @@ use super::{Daemon, Refusal};
 const ROUNDS: u32 = 16;
 /// Most processes: what is told about them has to fit into one message.
 const MOST_PROCESSES: usize = 400;
+/// Most threads: the container stands while they are seized one by one.
+const MOST_THREADS: usize = 4000;
 
 /// Stopped threads, by process. Dropping lets go of them.
 #[derive(Debug)]
@@ -52,6 +54,11 @@ impl Tasks {
             .any(|threads| threads.contains(&tid))
     }
 
+    fn count(&self) -> usize {
+        let standing: usize = self.processes.values().map(Vec::len).sum();
+        standing + self.moving.len()
+    }
+
     fn seize_new(&mut self, init: u32) -> Result<(), Refusal> {
         let pids = sys::proc::tree(init).map_err(Refusal::because("look for processes"))?;
         if pids.len() > MOST_PROCESSES {
@@ -59,6 +66,9 @@ impl Tasks {
         }
         for pid in pids {
             for tid in sys::proc::threads(pid).unwrap_or_default() {
+                if self.count() > MOST_THREADS {
+                    return Err(Refusal(format!("more than {MOST_THREADS} threads")));
+                }
                 if !self.contains(tid) {
                     self.seize_one(pid, tid)?;
                 }
