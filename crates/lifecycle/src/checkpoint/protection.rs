@@ -147,12 +147,17 @@ impl Protection {
     pub(super) fn hand_over(&mut self) -> Option<Instant> {
         self.freezer = None;
         match std::mem::replace(&mut self.stage, Stage::Prepared) {
-            Stage::Held { since, written } => {
-                // One that has ended has thawed, which CRIU has done as well.
-                self.holder.release().unwrap_or_default();
-                self.stage = Stage::HandedOver { written };
-                Some(since)
-            }
+            Stage::Held { since, written } => match self.holder.release() {
+                Ok(()) => {
+                    self.stage = Stage::HandedOver { written };
+                    Some(since)
+                }
+                // It may have thawed the tasks before CRIU had them; nothing of them is taken yet.
+                Err(error) => {
+                    self.stage = Stage::Refused(chain(&error));
+                    None
+                }
+            },
             other => {
                 self.stage = other;
                 None
