@@ -200,7 +200,13 @@ fn an_idle_monitor_takes_at_most_2_mib() {
     client.reopen_log().unwrap();
     let kib = sys::proc::status(started.monitor_pid).unwrap().rss_bytes / 1024;
     eprintln!("an idle monitor's VmRSS is {kib} KiB");
-    assert!(kib <= 2048);
+    // The code of one without optimisation is larger: what has been read of it counts, too.
+    let most = if std::env::var_os("THAWD_TEST_MONITOR").is_some() || !cfg!(debug_assertions) {
+        2048
+    } else {
+        3072
+    };
+    assert!(kib <= most);
     let threads = sys::proc::threads(started.monitor_pid).unwrap();
     assert_eq!(threads.len(), 1);
 }
