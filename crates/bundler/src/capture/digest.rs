@@ -57,6 +57,36 @@ impl Block {
     }
 }
 
+/// Digests of blocks, by the page image.
+#[derive(Debug, Default)]
+pub(super) struct ImageDigests(HashMap<u32, Vec<BlockDigest>>);
+
+impl ImageDigests {
+    /// There is this page image; it may have no block.
+    pub(super) fn image(&mut self, number: u32) {
+        self.0.entry(number).or_default();
+    }
+
+    /// Blocks may come in any order.
+    pub(super) fn put(&mut self, block: &Block, digest: BlockDigest) {
+        let digests = self.0.entry(block.image).or_default();
+        if digests.len() <= block.index {
+            digests.resize(block.index + 1, BlockDigest::default());
+        }
+        if let Some(place) = digests.get_mut(block.index) {
+            *place = digest;
+        }
+    }
+
+    /// The digest of each page image by its number, once all of its blocks are there.
+    pub(super) fn combine(self) -> HashMap<u32, String> {
+        let images = self.0.into_iter();
+        images
+            .map(|(number, blocks)| (number, Scheme::Blake3.combine(&blocks)))
+            .collect()
+    }
+}
+
 /// Digests of page images in the making.
 #[derive(Debug)]
 pub(super) struct Digests {
@@ -121,11 +151,7 @@ impl Digests {
         if let Some(error) = state.failed.take() {
             return Err(failed(error));
         }
-        let digests = std::mem::take(&mut state.digests);
-        Ok(digests
-            .into_iter()
-            .map(|(number, blocks)| (number, Scheme::Blake3.combine(&blocks)))
-            .collect())
+        Ok(std::mem::take(&mut state.digests).combine())
     }
 }
 
@@ -159,14 +185,14 @@ struct State {
     /// No more will come.
     closed: bool,
     waiting: VecDeque<Block>,
-    digests: HashMap<u32, Vec<BlockDigest>>,
+    digests: ImageDigests,
     failed: Option<io::Error>,
 }
 
 impl Queue {
     /// Says that there is this page image; it may have no block.
     pub(super) fn image(&self, number: u32) {
-        self.lock().digests.entry(number).or_default();
+        self.lock().digests.image(number);
     }
 
     pub(super) fn push(&self, block: Block) {
@@ -193,8 +219,7 @@ impl Queue {
                 offset,
                 length,
                 way,
-                image,
-                index,
+                ..
             } = block;
             let past = self.direct.as_ref().filter(|_| way == Way::Direct);
             let (file, buffer) = match past {
@@ -205,15 +230,7 @@ impl Queue {
                 .and_then(|digest| digest.ok_or(io::ErrorKind::UnexpectedEof.into()));
             let mut state = self.lock();
             match digest {
-                Ok(digest) => {
-                    let digests = state.digests.entry(image).or_default();
-                    if digests.len() <= index {
-                        digests.resize(index + 1, BlockDigest::default());
-                    }
-                    if let Some(place) = digests.get_mut(index) {
-                        *place = digest;
-                    }
-                }
+                Ok(digest) => state.digests.put(&block, digest),
                 Err(error) => {
                     state.failed = Some(error);
                     state.waiting.clear();

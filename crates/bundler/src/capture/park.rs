@@ -48,7 +48,7 @@ use super::lanes::Parcel;
 use super::route::open_direct;
 use super::signal::Signal;
 use super::write_back;
-use crate::blocks::{self, Scheme};
+use crate::blocks;
 use crate::error::Error;
 
 /// Threads for each processor: while some wait for the disk, others digest.
@@ -85,7 +85,7 @@ struct Shared {
     /// The same file past the page cache, where the filesystem can.
     direct: Option<File>,
     most_pipes: usize,
-    /// CRIU has left the processes.
+    /// [`State::settled`] without the lock, which a thread that stands back must not hold.
     hurry: AtomicBool,
     state: Mutex<State>,
     /// There is a block to store.
@@ -165,11 +165,7 @@ impl Parking {
             write_back::sync(&self.shared.file, &|| signal.aborted())
                 .map_err(|error| Error::io("sync the archive", error))?;
         }
-        let digests = std::mem::take(&mut state.digests);
-        Ok(digests
-            .into_iter()
-            .map(|(number, blocks)| (number, Scheme::Blake3.combine(&blocks)))
-            .collect())
+        Ok(std::mem::take(&mut state.digests).combine())
     }
 }
 
@@ -193,7 +189,7 @@ impl Spaces {
     /// Says that a page image arrives; it may have no block.
     pub(super) fn image(&self, number: u32) {
         let mut state = self.0.lock();
-        state.digests.entry(number).or_default();
+        state.digests.image(number);
         state.arriving = true;
     }
 
@@ -289,7 +285,7 @@ impl Shared {
             state.pipes = state.pipes.saturating_sub(pipes);
             state.under_way.retain(|(other, _)| !block.is(other));
             match digest {
-                Ok(digest) => state.digested(&block, digest),
+                Ok(digest) => state.digests.put(&block, digest),
                 Err(error) => {
                     state.failed = Some(error);
                     state.parked.clear();
@@ -300,7 +296,7 @@ impl Shared {
         }
     }
 
-    /// Does something, behind all other threads as long as nobody is in a hurry.
+    /// Does something, behind all other threads until CRIU has left the processes.
     fn standing_back<T>(&self, work: impl FnOnce() -> T) -> T {
         // Not being let to is no failure: it is about time only.
         let weigh = |weight| set_weight(None, weight).unwrap_or_default();

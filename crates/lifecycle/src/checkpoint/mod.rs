@@ -133,10 +133,7 @@ fn perform(
         merged: rootfs.merged.clone(),
     };
     let scan = preflight::scan(subject.init)?;
-    let memory = scan
-        .memory_bytes
-        .iter()
-        .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
+    let memory = scan.all_memory_bytes();
     let changes = size::changes(&subject.upper, &job.cancel)
         .map_err(|error| Error::io("look at the changes in", &subject.upper, error))?;
     // Files are spooled while memory streams into the archive, and then go there themselves.

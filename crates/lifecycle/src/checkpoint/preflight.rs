@@ -37,6 +37,14 @@ pub(crate) struct Scan {
     pub(crate) swapped_bytes: u64,
 }
 
+impl Scan {
+    /// Memory that the dump will write at most, in bytes.
+    pub(crate) fn all_memory_bytes(&self) -> u64 {
+        let each = self.memory_bytes.iter();
+        each.fold(0, |sum, bytes| sum.saturating_add(*bytes))
+    }
+}
+
 /// Looks at every task below `init`.
 ///
 /// # Errors

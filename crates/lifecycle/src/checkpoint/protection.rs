@@ -46,7 +46,7 @@ pub(super) struct Protection {
     freezer: Option<File>,
     holder: Holder,
     /// Pages that had come back from swap before.
-    swapped_in: Option<u64>,
+    swapped_in: u64,
     stage: Stage,
 }
 
@@ -90,13 +90,8 @@ impl Protection {
         subject: &Subject,
         scan: &Scan,
     ) -> Result<Self, String> {
-        let told = |what: &'static str| move |error: io::Error| format!("{what}: {error}");
         let cgroup = &job.container.cgroup;
-        let memory = scan
-            .memory_bytes
-            .iter()
-            .fold(0_u64, |sum, bytes| sum.saturating_add(*bytes));
-        preconditions(ctx, cgroup, scan, memory)?;
+        preconditions(ctx, cgroup, scan)?;
         let freezer = ctx.hierarchies.directory("freezer", cgroup);
         let freezer = freezer.ok_or("there is no freezer")?;
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -111,7 +106,8 @@ impl Protection {
             cgroup: cgroup.clone(),
             freezer: Some(File::from(opened)),
             holder,
-            swapped_in: Some(sys::sysinfo::pages_swapped_in().map_err(told("look for swapping"))?),
+            swapped_in: sys::sysinfo::pages_swapped_in()
+                .map_err(|error| format!("look for swapping: {error}"))?,
             stage: Stage::Prepared,
         })
     }
@@ -192,7 +188,7 @@ impl Protection {
             };
             (1..=pipes).map(whole).collect()
         };
-        if sys::sysinfo::pages_swapped_in().ok() != self.swapped_in {
+        if sys::sysinfo::pages_swapped_in().ok() != Some(self.swapped_in) {
             return everything();
         }
         let written: Vec<_> = written
@@ -238,10 +234,11 @@ impl Drop for Protection {
 }
 
 /// What must hold, in the order of what it costs to know.
-fn preconditions(ctx: &Context, cgroup: &str, scan: &Scan, memory: u64) -> Result<(), String> {
+fn preconditions(ctx: &Context, cgroup: &str, scan: &Scan) -> Result<(), String> {
     if cfg!(not(target_arch = "x86_64")) {
         return Err("not on this architecture".into());
     }
+    let memory = scan.all_memory_bytes();
     if memory < LEAST_BYTES {
         return Err(format!("only {memory} bytes of memory"));
     }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use monitor::{Client, Error, MonitorSpec, probe_alive, read_exit};
 use serde_json::json;
 
-use crate::support::{Fixture, PATIENCE, await_end, deadline, monitor, until, wait, write};
+use crate::support::{
+    Fixture, PATIENCE, await_end, deadline, monitor, most_kib, until, wait, write,
+};
 
 #[test]
 fn death_by_signal_is_told_apart_from_a_code() {
@@ -200,13 +202,7 @@ fn an_idle_monitor_takes_at_most_2_mib() {
     client.reopen_log().unwrap();
     let kib = sys::proc::status(started.monitor_pid).unwrap().rss_bytes / 1024;
     eprintln!("an idle monitor's VmRSS is {kib} KiB");
-    // The code of one without optimisation is larger: what has been read of it counts, too.
-    let most = if std::env::var_os("THAWD_TEST_MONITOR").is_some() || !cfg!(debug_assertions) {
-        2048
-    } else {
-        3072
-    };
-    assert!(kib <= most);
+    assert!(kib <= most_kib());
     let threads = sys::proc::threads(started.monitor_pid).unwrap();
     assert_eq!(threads.len(), 1);
 }

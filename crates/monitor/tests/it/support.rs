@@ -24,6 +24,17 @@ pub(crate) fn monitor() -> &'static Path {
     })
 }
 
+/// What the program under test may have resident, in KiB: 2 MiB are what a release build may take; a
+/// debug build's code is larger.
+pub(crate) fn most_kib() -> u64 {
+    let chosen = std::env::var_os("THAWD_TEST_MONITOR").is_some();
+    if chosen || !cfg!(debug_assertions) {
+        2048
+    } else {
+        3072
+    }
+}
+
 /// Long enough for a busy machine, short enough to notice.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -1,12 +1,11 @@
 //! Which blocks are where.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 
 use super::super::Part;
-use super::super::digest::Block;
+use super::super::digest::{Block, ImageDigests};
 use super::parked::{Parked, touches};
-use crate::blocks::BlockDigest;
 
 /// Blocks in their pipes, and digests of those that are done.
 #[derive(Debug, Default)]
@@ -21,7 +20,7 @@ pub(super) struct State {
     /// CRIU has left the processes.
     pub(super) settled: bool,
     pub(super) closed: bool,
-    pub(super) digests: HashMap<u32, Vec<BlockDigest>>,
+    pub(super) digests: ImageDigests,
     pub(super) failed: Option<io::Error>,
 }
 
@@ -46,16 +45,6 @@ impl State {
                 .under_way
                 .iter()
                 .any(|(block, _)| touches(block, parts))
-    }
-
-    pub(super) fn digested(&mut self, block: &Block, digest: BlockDigest) {
-        let digests = self.digests.entry(block.image).or_default();
-        if digests.len() <= block.index {
-            digests.resize(block.index + 1, BlockDigest::default());
-        }
-        if let Some(place) = digests.get_mut(block.index) {
-            *place = digest;
-        }
     }
 }
 
