@@ -264,7 +264,7 @@ impl PageCapture {
             let begin = writer.position;
             let offset = padded_data_offset(begin);
             settle::close_gap(
-                &writer.file,
+                &writer.target.file,
                 captured.get_mut(index..).unwrap_or_default(),
                 offset,
             )?;

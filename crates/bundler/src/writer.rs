@@ -37,7 +37,6 @@ const MIN_PADDED: u64 = 3 * BLOCK;
 #[derive(Debug)]
 pub struct ArchiveWriter {
     pub(crate) target: Target,
-    pub(crate) file: File,
     /// Where the next header goes; a multiple of the block size.
     pub(crate) position: u64,
     pub(crate) entries: Vec<Entry>,
@@ -45,9 +44,10 @@ pub struct ArchiveWriter {
     pub(crate) mtime: Time,
 }
 
-/// The name to be, and the temporary one, which goes away with this.
+/// The file, its name to be, and the temporary one, which goes away with this.
 #[derive(Debug)]
 pub(crate) struct Target {
+    pub(crate) file: File,
     pub(crate) directory: OwnedFd,
     path: PathBuf,
     name: String,
@@ -60,6 +60,11 @@ impl Drop for Target {
             // What cannot be removed now is found by `remove_unfinished`.
             rustix::fs::unlinkat(&self.directory, &*temporary, AtFlags::empty())
                 .unwrap_or_default();
+            // The space is to be free now, also while a process that is just being started has a copy
+            // of the descriptor until its execve(2).
+            if rustix::fs::fstat(&self.file).is_ok_and(|file| file.st_nlink == 0) {
+                self.file.set_len(0).unwrap_or_default();
+            }
         }
     }
 }
@@ -87,6 +92,7 @@ impl ArchiveWriter {
         let temporary = sys::fs::temporary_name(&name).map_err(begin)?;
         let file = sys::fs::create_new(&directory, &temporary, 0o600).map_err(begin)?;
         let target = Target {
+            file,
             directory,
             path: location.to_owned(),
             name,
@@ -98,7 +104,6 @@ impl ArchiveWriter {
         let seconds = i64::try_from(since.as_secs()).unwrap_or(0);
         let mut writer = Self {
             target,
-            file,
             position: 0,
             entries: Vec::new(),
             names: HashSet::new(),
@@ -168,13 +173,13 @@ impl ArchiveWriter {
         // What a failed append left behind the end goes away, and the end marker is a hole.
         let size = self.position + 2 * BLOCK;
         let cut = self
+            .target
             .file
             .set_len(self.position)
-            .and_then(|()| self.file.set_len(size));
+            .and_then(|()| self.target.file.set_len(size));
         cut.map_err(|error| Error::io("end the archive", error))?;
         Ok(CompleteArchive {
             target: self.target,
-            file: self.file,
             manifest,
             size,
         })
@@ -230,7 +235,8 @@ impl ArchiveWriter {
             };
             let part = buffer.get(..read).unwrap_or_default();
             digest.update(part);
-            self.file
+            self.target
+                .file
                 .write_all_at(part, offset + size)
                 .map_err(failed)?;
             size += u64::try_from(read).unwrap_or(0);
@@ -257,11 +263,15 @@ impl ArchiveWriter {
                 })?
         };
         let failed = |error| Error::io(format!("write the header of {name}"), error);
-        self.file.write_all_at(&bytes, begin).map_err(failed)?;
+        self.target
+            .file
+            .write_all_at(&bytes, begin)
+            .map_err(failed)?;
         // The padding after the data may hold what a failed append left there.
         let end = offset + size;
         let padding = usize::try_from(round_up(end, BLOCK) - end).unwrap_or(0);
-        self.file
+        self.target
+            .file
             .write_all_at(&vec![0; padding], end)
             .map_err(failed)
     }
@@ -278,7 +288,7 @@ impl ArchiveWriter {
         let mut header = Header::file(names::CHECKPOINT_DIRECTORY.as_bytes(), 0, self.mtime);
         header.kind = Kind::Directory;
         header.mode = 0o700;
-        let written = self.file.write_all_at(&header.block(), 0);
+        let written = self.target.file.write_all_at(&header.block(), 0);
         written.map_err(|error| Error::io("begin the archive", error))?;
         self.position = BLOCK;
         Ok(())
@@ -294,7 +304,6 @@ pub(crate) fn padded_data_offset(begin: u64) -> u64 {
 #[derive(Debug)]
 pub struct CompleteArchive {
     target: Target,
-    file: File,
     manifest: Manifest,
     size: u64,
 }
@@ -318,7 +327,8 @@ impl CompleteArchive {
     ///
     /// [`Error::Exists`] when somebody took the name meanwhile; [`Error::NoSpace`]; [`Error::Io`].
     pub fn publish(mut self) -> Result<Manifest, Error> {
-        self.file
+        self.target
+            .file
             .sync_all()
             .map_err(|error| Error::io("sync the archive", error))?;
         let Some(temporary) = self.target.temporary.take() else {

@@ -490,8 +490,14 @@ fn a_full_disk_fails_the_capture_and_the_writer() {
         assert_eq!(error, std::io::ErrorKind::BrokenPipe);
         let full = capture.drained(soon()).unwrap_err();
         assert!(matches!(full, Error::NoSpace { .. }), "{full:?}");
+        // As a process that is just being started has it, until its execve(2).
+        let [unfinished] = &names(directory.path())[..] else {
+            panic!("one file");
+        };
+        let held = std::fs::File::open(directory.path().join(unfinished)).unwrap();
         capture.abort();
         assert_eq!(names(directory.path()), [""; 0]);
+        assert_eq!(held.metadata().unwrap().len(), 0);
 
         let mut writer = ArchiveWriter::create(&directory.path().join("b.tar")).unwrap();
         writer.append_bytes("config.dump", b"{}").unwrap();

@@ -48,30 +48,30 @@ impl ArchiveWriter {
             pipes.push((number, Some(reader)));
         }
         let layout = self.layout(options.expected)?;
-        let range = layout.preallocate(&self.file, options.expected);
+        let range = layout.preallocate(&self.target.file, options.expected);
         let signal = Arc::new(Signal::new().map_err(failed)?);
-        let digests = Digests::start(&self.file, &signal).map_err(failed)?;
+        let digests = Digests::start(&self.target.file, &signal).map_err(failed)?;
         let parking = options
             .protection_expected
-            .then(|| Parking::start(&self.file, &signal))
+            .then(|| Parking::start(&self.target.file, &signal))
             .transpose()
             .map_err(failed)?;
         let warming = match options.sink {
             Sink::Adaptive | Sink::Buffered if !options.protection_expected => {
-                Warming::start(&self.file, &range).map_err(failed)?
+                Warming::start(&self.target.file, &range).map_err(failed)?
             }
             _ => Warming::default(),
         };
         let pump = Pump {
             spaces: parking.as_ref().map(Parking::spaces),
-            route: Route::new(&self.file, options.sink).map_err(failed)?,
+            route: Route::new(&self.target.file, options.sink).map_err(failed)?,
             images: images.try_clone().map_err(failed)?,
             pipes,
             layout,
             warming,
             signal: Arc::clone(&signal),
             digests: digests.queue(),
-            write_back: EarlyWriteBack::start(&self.file).map_err(failed)?,
+            write_back: EarlyWriteBack::start(&self.target.file).map_err(failed)?,
             on_their_way: Vec::new(),
             direct: Vec::new(),
         };
@@ -115,7 +115,7 @@ impl ArchiveWriter {
         let reserved = round_up(reserved, crate::format::PAGE);
         let limit = rustix::process::getrlimit(Resource::Fsize).current;
         let allowed = limit.is_none_or(|limit| limit / 2 > reserved);
-        if !self.entries.is_empty() || !allowed || !settle::can_collapse(&self.file)? {
+        if !self.entries.is_empty() || !allowed || !settle::can_collapse(&self.target.file)? {
             return Ok(plain);
         }
         let number = u32::try_from(index).unwrap_or(u32::MAX).saturating_add(1);
