@@ -59,7 +59,7 @@ impl Client {
     /// [`Error::Ended`] when the monitor ends instead of answering, as it does when the creation fails;
     /// [`Error::NoAnswer`], [`Error::Refused`], [`Error::Protocol`], [`Error::Io`].
     pub fn status(&mut self) -> Result<Status, Error> {
-        match self.ask(Request::Status)? {
+        match self.ask(Request::Status, ANSWER)? {
             Reply::Status(status) => Ok(status),
             other => Err(unexpected(&other)),
         }
@@ -73,10 +73,19 @@ impl Client {
     /// [`Error::Refused`] when the new file cannot be opened (the old one stays in use);
     /// [`Error::Ended`], [`Error::NoAnswer`], [`Error::Protocol`], [`Error::Io`].
     pub fn reopen_log(&mut self) -> Result<(), Error> {
-        match self.ask(Request::ReopenLog)? {
-            Reply::Done => Ok(()),
-            other => Err(unexpected(&other)),
-        }
+        self.done(Request::ReopenLog, ANSWER)
+    }
+
+    /// Has everything in the log that the container has written so far, also what still lies in its
+    /// pipes and the beginning of a line (with CRI's tag `P`). Of a container that goes on writing at
+    /// least 2 MiB are taken.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoAnswer`] after `limit`; [`Error::Refused`] while the container is still being created,
+    /// and by a monitor of an older version; [`Error::Ended`], [`Error::Protocol`], [`Error::Io`].
+    pub fn flush(&mut self, limit: Duration) -> Result<(), Error> {
+        self.done(Request::Flush, limit)
     }
 
     /// Asks to be told of the container's end; [`Self::poll_exit`] and [`Self::wait_exit`] give it.
@@ -135,15 +144,20 @@ impl Client {
         read_exit(&self.run_dir)?.map(Some).ok_or(Error::Ended)
     }
 
-    fn ask(&mut self, request: Request) -> Result<Reply, Error> {
+    fn done(&mut self, request: Request, limit: Duration) -> Result<(), Error> {
+        match self.ask(request, limit)? {
+            Reply::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn ask(&mut self, request: Request, limit: Duration) -> Result<Reply, Error> {
         self.send(request)?;
-        let deadline = Deadline::after(ANSWER);
+        let deadline = Deadline::after(limit);
         loop {
             let left = deadline.remaining().unwrap_or_default();
             if !sys::socket::poll_readable(&self.socket, Some(left))? {
-                return Err(Error::NoAnswer {
-                    seconds: ANSWER.as_secs(),
-                });
+                return Err(Error::NoAnswer { limit });
             }
             match self.receive()? {
                 Reply::Exited(record) => self.exited = Some(record),

@@ -1,6 +1,7 @@
 //! What can go wrong between the daemon and a monitor.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Why a monitor could not be started or asked.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +53,10 @@ pub enum Error {
     #[error("the monitor has ended")]
     Ended,
     /// No answer came in time.
-    #[error("the monitor did not answer within {seconds} s")]
+    #[error("the monitor did not answer within {limit:?}")]
     NoAnswer {
         /// How long it was waited for.
-        seconds: u64,
+        limit: Duration,
     },
     /// The monitor could not do what was asked.
     #[error("the monitor refused: {message}")]

@@ -138,8 +138,7 @@ impl Holder {
         let channel = self.0.channel()?;
         let left = deadline.remaining().unwrap_or_default();
         if !sys::socket::poll_readable(channel, Some(left))? {
-            let seconds = left.as_secs();
-            return Err(Error::NoAnswer { seconds });
+            return Err(Error::NoAnswer { limit: left });
         }
         let packet = sys::socket::recv(channel, MAX_MESSAGE_BYTES)?;
         if packet.is_end() {

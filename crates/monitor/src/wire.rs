@@ -95,6 +95,8 @@ pub enum Request {
     Status,
     /// Open the log path anew, after a rotation; [`Reply::Done`].
     ReopenLog,
+    /// Have in the log what the container has written so far; [`Reply::Done`].
+    Flush,
     /// [`Reply::Exited`], once the exit record is written.
     Watch,
 }
@@ -105,7 +107,7 @@ pub enum Request {
 pub enum Reply {
     /// To [`Request::Status`].
     Status(Status),
-    /// To [`Request::ReopenLog`].
+    /// To [`Request::ReopenLog`] and [`Request::Flush`].
     Done,
     /// To [`Request::Watch`].
     Exited(ExitRecord),

@@ -5,7 +5,8 @@ use anyhow::{Context as _, Result, ensure};
 use cri_server::v1;
 
 use super::Test;
-use crate::harness::containers::{Pod, workload_config};
+use super::pods::BUSYBOX;
+use crate::harness::containers::{Container, Pod, container_config, workload_config};
 use crate::harness::daemon::Thawd;
 use crate::harness::load::{Client, Protocol};
 
@@ -78,6 +79,7 @@ pub(super) const TESTS: &[(&str, Test)] = &[
         "survival::tcp_connections_of_the_original",
         tcp_connections_of_the_original,
     ),
+    ("survival::the_beginning_of_a_line", the_beginning_of_a_line),
     ("survival::a_freeze_is_short", a_freeze_is_short),
 ];
 
@@ -215,6 +217,29 @@ pub(super) fn tcp_connections_of_the_original(thawd: &mut Thawd) -> Result<()> {
             .context("a connection to the original was cut")?;
     }
     original.check()
+}
+
+/// A program has written the beginning of a line; its log has that as well, here and in a copy.
+fn the_beginning_of_a_line(thawd: &mut Thawd) -> Result<()> {
+    thawd.load("base")?;
+    let pod = Pod::run(thawd, "pod")?;
+    let script = "echo first; printf 'begun '; until [ -e /go ]; do sleep 0.1; done; \
+                  echo ended; sleep 1000";
+    let original = pod.start(container_config("writer", BUSYBOX, &["sh", "-c", script]))?;
+    original.log.wait_text("first")?;
+    let archive = thawd.path("archives/writer.tar");
+    original.checkpoint(&archive)?;
+    let source = archive.display().to_string();
+    let copy = Pod::run(thawd, "second")?.start(original.restored_config(&source, "copy"))?;
+    let ends = |container: &Container| {
+        ensure!(container.log.lines()? == ["first", "begun "]);
+        container.exec(&["touch", "/go"])?;
+        container.log.wait_text("ended")?;
+        ensure!(container.log.lines()? == ["first", "begun ended"]);
+        Ok(())
+    };
+    ends(&copy).context("the copy's log")?;
+    ends(&original).context("the original's log")
 }
 
 fn a_freeze_is_short(thawd: &mut Thawd) -> Result<()> {

@@ -144,7 +144,7 @@ impl Frame<'_> {
     /// Everything that must be of this moment is taken; then the tasks may run on.
     fn complete(&mut self, standing: Standing<'_>, until: Deadline) -> Result<(), BoxError> {
         let Standing { since, at, sides } = standing;
-        let files = sides::finish(sides, self.of.job, at).and_then(|files| {
+        let files = sides::finish(sides, self.of, at, until).and_then(|files| {
             self.memory(until)?;
             Ok(files)
         });

@@ -4,16 +4,23 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::thread::ScopedJoinHandle;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bundler::{CaptureReport, LINK_REMAP_PREFIX, Spool, TreeWriter};
+use monitor::Client;
 use rustix::fs::OFlags;
+use sys::process::Deadline;
+use tracing::warn;
 
+use super::dump::Of;
 use super::failure::archive_error;
 use super::log::FrozenLog;
 use super::until::Until;
 use super::{Job, Subject};
-use crate::error::Error;
+use crate::error::{Error, chain};
+
+/// How long the container stands at most for its monitor to read what it has written.
+const FLUSH: Duration = Duration::from_secs(1);
 
 /// A tar of its own within the archive.
 #[derive(Debug)]
@@ -47,8 +54,9 @@ pub(super) struct Files {
 /// removes them right after `post-dump`.
 pub(super) fn finish(
     threads: Vec<ScopedJoinHandle<'_, SideResult>>,
-    job: &Job,
+    of: Of<'_>,
     at: SystemTime,
+    until: Deadline,
 ) -> Result<Files, Error> {
     let (mut sides, mut changes, mut result) = (Vec::new(), CaptureReport::default(), Ok(()));
     // All are joined, so that none outlives the failure of another.
@@ -76,14 +84,29 @@ pub(super) fn finish(
         }
     }
     result?;
-    // Taken last: the monitor has read by now what the container wrote before it was frozen.
-    let log = job.container.log_path.as_deref().map(FrozenLog::open);
+    let log = log(of, until)?;
     Ok(Files {
         sides,
         changes,
         at,
-        log: log.transpose()?.flatten(),
+        log,
     })
+}
+
+/// The log with all that the container wrote before it was frozen.
+fn log(of: Of<'_>, until: Deadline) -> Result<Option<FrozenLog>, Error> {
+    let container = &of.job.container;
+    let Some(path) = &container.log_path else {
+        return Ok(None);
+    };
+    let run_dir = of.ctx.config.container_run_dir(container.id.as_str());
+    let limit = FLUSH.min(until.remaining().unwrap_or_default());
+    let flushed = Client::connect(&run_dir).and_then(|mut monitor| monitor.flush(limit));
+    if let Err(error) = flushed {
+        warn!(container = %container.id, error = %chain(&error),
+            "the archive's log may lack what the container wrote last");
+    }
+    FrozenLog::open(path)
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Error> {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use monitor::{Error, probe_alive, read_exit};
 use serde_json::json;
 
-use crate::support::{Fixture, await_end, log_lines, until, wait};
+use crate::support::{Fixture, await_end, log_lines, until, wait, write};
 
 #[test]
 fn output_and_exit_code_are_recorded_exactly() {
@@ -145,6 +145,45 @@ fn a_rotated_log_loses_nothing() {
     let mut expected: Vec<String> = (1..=3000).map(|n| format!("stdout F {n}")).collect();
     expected.push("stdout F end".into());
     assert_eq!(all, expected);
+}
+
+/// As when a container is frozen right after it has written something.
+#[test]
+fn a_flushed_log_has_what_lay_in_the_pipes_and_the_beginning_of_a_line() {
+    let fixture = Fixture::new(
+        "echo up; until [ -e /one ]; do sleep 0.01; done; seq 10001 20000; echo err >&2; \
+         printf begun; touch /two; until [ -e /three ]; do sleep 0.01; done; echo ended",
+    );
+    let rootfs = fixture.spec.bundle.join("rootfs");
+    let started = fixture.spawn();
+    let mut client = fixture.client();
+    fixture.start();
+    fixture.await_line("stdout F up");
+    let monitor = sys::pidfd::open(started.monitor_pid).unwrap();
+    client.flush(Duration::from_secs(60)).unwrap();
+    sys::pidfd::send_signal(&monitor, 19).unwrap();
+    write(&rootfs.join("one"), b"");
+    until(|| rootfs.join("two").exists());
+    assert_eq!(fixture.log(), ["stdout F up"]);
+    // The request waits behind what is there to be read, which is more than is read at a time.
+    let none = client.flush(Duration::from_millis(10)).unwrap_err();
+    assert!(matches!(none, Error::NoAnswer { .. }), "{none}");
+    sys::pidfd::send_signal(&monitor, 18).unwrap();
+    // This takes the answer to that request.
+    client.flush(Duration::from_secs(60)).unwrap();
+    let log = fixture.log();
+    let mut expected = vec!["stdout F up".to_owned()];
+    expected.extend((10001..=20000).map(|number| format!("stdout F {number}")));
+    expected.push("stdout P begun".to_owned());
+    let stdout: Vec<_> = log
+        .iter()
+        .filter(|line| line.starts_with("stdout "))
+        .collect();
+    assert!(stdout.iter().copied().eq(&expected), "{} lines", log.len());
+    assert!(log.contains(&"stderr F err".to_owned()));
+    write(&rootfs.join("three"), b"");
+    assert_eq!(wait(&mut fixture.client()).code, 0);
+    assert_eq!(fixture.log().last().unwrap(), "stdout F ended");
 }
 
 #[test]

@@ -183,6 +183,19 @@ impl Monitor {
                 };
                 self.server.answer(client, &reply);
             }
+            Request::Flush => {
+                let reply = match self.phase {
+                    // Until then the pipes carry the runtime's own words.
+                    Phase::Starting { .. } | Phase::Failed => Reply::Error {
+                        message: "the container is still being created".to_owned(),
+                    },
+                    _ => {
+                        self.outputs.flush(&mut self.log);
+                        Reply::Done
+                    }
+                };
+                self.server.answer(client, &reply);
+            }
             Request::Watch => self.server.watch(client),
         }
     }

@@ -94,9 +94,8 @@ impl Outputs {
         }
     }
 
-    /// Logs what is there, without waiting, and ends both streams. For when somebody who was left
-    /// behind by the container holds them.
-    pub(crate) fn close(&mut self, log: &mut Log) {
+    /// Logs what is there, without waiting, also the beginning of a line.
+    pub(crate) fn flush(&mut self, log: &mut Log) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             // Bounded: a writer that does not stop must not keep us here.
             for _ in 0..64 {
@@ -106,6 +105,12 @@ impl Outputs {
             }
             log.finish(stream);
         }
+    }
+
+    /// Logs what is there, without waiting, and ends both streams. For when somebody who was left
+    /// behind by the container holds them.
+    pub(crate) fn close(&mut self, log: &mut Log) {
+        self.flush(log);
         self.stdout = None;
         self.stderr = None;
     }
