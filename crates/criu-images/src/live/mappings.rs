@@ -21,10 +21,9 @@ const VMA_SHADOW_STACK: u32 = 1 << 15;
 const VMA_GUARD: u32 = 1 << 16;
 /// Private memory of either kind.
 const PRIVATE: u32 = VMA_FILE_PRIVATE | VMA_ANON_PRIVATE;
-/// Shared memory, rings that the kernel writes itself, and shadow stacks, to which CRIU pushes
+/// Shared memory, and shadow stacks, to which CRIU pushes
 /// before it dumps pages (`parasite_setup_shstk` in `compel/arch/x86/src/lib/infect.c`).
-const UNPROTECTED: u32 =
-    VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_SYSV | VMA_AIO_RING | VMA_SHADOW_STACK;
+const UNPROTECTED: u32 = VMA_FILE_SHARED | VMA_ANON_SHARED | VMA_SYSV | VMA_SHADOW_STACK;
 
 /// Flags of mmap(2). `MAP_TYPE` also tells `MAP_SHARED`, `MAP_SHARED_VALIDATE` and
 /// `MAP_DROPPABLE` (Linux 6.11), which fork leaves out.
@@ -51,6 +50,11 @@ pub(super) fn pages_around(range: Range<u64>) -> Range<u64> {
 /// Addresses whose pages are live, in order and apart: all that lie in no mapping which fork
 /// shares copy-on-write, `written` ones, and the page that CRIU writes to.
 ///
+/// All are where a process has asynchronous I/O (io_setup(2)): what a request under way reads into is
+/// pinned, and fork gives the child a copy of a pinned page and leaves the parent's as it is
+/// (`copy_present_page` in the kernel's `mm/memory.c`). CRIU does not wait for requests
+/// (`parasite_check_aios` in `criu/pie/parasite.c`).
+///
 /// # Errors
 ///
 /// What is wrong with the mappings.
@@ -58,6 +62,12 @@ pub(super) fn live(
     mappings: &[VmaEntry],
     written: Vec<Range<u64>>,
 ) -> Result<Vec<Range<u64>>, String> {
+    if mappings
+        .iter()
+        .any(|mapping| mapping.status & VMA_AIO_RING != 0)
+    {
+        return Ok(std::iter::once(0..u64::MAX).collect());
+    }
     let mut live = written;
     let (mut previous_end, mut protected_end, mut injected) = (0, 0, false);
     for mapping in mappings {

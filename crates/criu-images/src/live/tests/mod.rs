@@ -108,11 +108,9 @@ fn nothing_of_private_memory_is_live() {
 #[test]
 fn mappings_that_fork_does_not_share_are_live() {
     type Change = fn(&mut VmaEntry);
-    let kinds: [(&str, Change); 15] = [
+    let kinds: [(&str, Change); 13] = [
         ("left out by fork", |vma| vma.madv = Some(1 << 10)),
         ("wiped by fork", |vma| vma.madv = Some(1 << 18 | 1 << 14)),
-        ("ring", |vma| vma.status |= 1 << 13),
-        ("ring of that class only", |vma| vma.status = 1 << 13),
         ("shared", |vma| vma.status = 1 | 1 << 8),
         ("shared file", |vma| vma.status = 1 | 1 << 7),
         ("segment", |vma| vma.status |= 1 << 10),
@@ -130,6 +128,17 @@ fn mappings_that_fork_does_not_share_are_live() {
         change(&mut vma);
         let set = process(&[private(0, 2), vma, private(4, 6)], &[run(0, 6, PRESENT)]);
         assert_eq!(live_parts(&set, &[]).unwrap(), [part(3, 2, 4)], "{kind}");
+    }
+}
+
+#[test]
+fn all_memory_is_live_where_a_request_may_read_into_any_page() {
+    let mut ring = private(2, 4);
+    for status in [ring.status | 1 << 13, 1 << 13] {
+        ring.status = status;
+        let vmas = [private(0, 2), ring, private(4, 6)];
+        let set = process(&vmas, &[run(0, 6, PRESENT)]);
+        check(&set, &[], &[part(3, 0, 6)]);
     }
 }
 
