@@ -469,8 +469,8 @@ fn an_abort_while_memory_streams_ends_the_writer_at_once() {
 
 #[test]
 fn a_full_disk_fails_the_capture_and_the_writer() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
     sys::mount::in_private_namespace(|| {
-        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         let small = sys::mount::tmpfs(Some(4 << 20), 0o700).unwrap();
         sys::mount::attach(&small, directory.path()).unwrap();
         let images = Images::new();

@@ -100,8 +100,8 @@ fn container_runs(root: &Path) {
 
 #[test]
 fn changes_of_a_container_come_back_in_another_overlay() {
+    let base = tempfile::tempdir_in("/var/tmp").unwrap();
     sys::mount::in_private_namespace(|| {
-        let base = tempfile::tempdir_in("/var/tmp").unwrap();
         let lower = base.path().join("lower");
         create_dir(&lower).unwrap();
         image(&lower);
@@ -171,8 +171,8 @@ fn changes_of_a_container_come_back_in_another_overlay() {
 
 #[test]
 fn other_mounts_are_not_entered() {
+    let base = tempfile::tempdir_in("/var/tmp").unwrap();
     sys::mount::in_private_namespace(|| {
-        let base = tempfile::tempdir_in("/var/tmp").unwrap();
         let root = base.path().join("root");
         create_dir_all(root.join("mnt")).unwrap();
         let mount = sys::mount::tmpfs(None, 0o700).unwrap();
