@@ -18,9 +18,10 @@ mod hasher;
 
 use std::fs::File;
 use std::io;
-use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rustix::fs::OFlags;
 
 use crate::reader::Location;
 
@@ -34,8 +35,15 @@ const READ_BYTES: usize = 256 << 10;
 const DIRECT_BYTES: usize = 1 << 20;
 /// What reads past the page cache ask of the buffer's address and of the length.
 const ALIGNMENT: usize = 4096;
-/// Most threads of one entry. They all read one file.
+/// Threads of one entry for each processor: while some wait for the disk, others digest.
+const THREADS: usize = 2;
+/// Most threads of one entry.
 const MOST_THREADS: usize = 8;
+/// Blocks that follow each other which one thread digests, so that the kernel reads ahead for each of
+/// them. Measured (1 GiB that is not in the page cache, virtio disk, GB/s): 1.9; 1.2 to 1.9 when each
+/// block is some other thread's; 1.0 when the program asks for blocks beforehand (posix_fadvise(2),
+/// `POSIX_FADV_WILLNEED`), for which the kernel takes memory page by page.
+const RUN_BLOCKS: u64 = 16;
 
 /// How many processors may help.
 pub(crate) fn processors() -> usize {
@@ -109,14 +117,16 @@ pub(crate) fn of_entry(
     progress: &mut dyn FnMut(u64),
 ) -> io::Result<Option<String>> {
     let blocks = at.size.div_ceil(BLOCK_BYTES);
-    let most = processors().min(MOST_THREADS);
+    let most = (THREADS * processors()).min(MOST_THREADS);
     let threads = usize::try_from(blocks).map_or(most, |blocks| blocks.min(most));
     let work = Work {
         file,
         at,
         scheme,
         blocks,
-        ahead: u64::try_from(threads).map_err(io::Error::other)?,
+        run: blocks
+            .div_ceil(u64::try_from(threads.max(1)).map_err(io::Error::other)?)
+            .clamp(1, RUN_BLOCKS),
         next: AtomicU64::new(0),
         bytes: AtomicU64::new(0),
         stop: AtomicBool::new(false),
@@ -152,8 +162,9 @@ struct Work<'a> {
     at: Location,
     scheme: Scheme,
     blocks: u64,
-    /// How many blocks are on their way from the disk.
-    ahead: u64,
+    /// How many blocks a thread takes at a time.
+    run: u64,
+    /// The first block that nobody has taken.
     next: AtomicU64,
     bytes: AtomicU64,
     stop: AtomicBool,
@@ -167,40 +178,33 @@ impl Work<'_> {
         (self.at.offset.saturating_add(begin), length)
     }
 
-    /// Has a block read from the disk if need be. The kernel's own reading ahead follows one reader
-    /// of a file, not several.
-    fn read_ahead(&self, index: u64) {
-        let (offset, length) = self.block(index);
-        if let Some(length) = NonZeroU64::new(length) {
-            // A hint; reading tells what is wrong.
-            let advice = rustix::fs::Advice::WillNeed;
-            rustix::fs::fadvise(self.file, offset, Some(length), advice).unwrap_or_default();
-        }
-    }
-
-    /// Digests whichever block is next until there is none.
+    /// Digests the blocks that are next until there are none.
     fn run(&self, progress: &mut dyn FnMut(u64)) -> io::Result<Vec<(u64, Option<BlockDigest>)>> {
         let mut buffer = Buffer::cached();
         let mut done = Vec::new();
-        while !self.stop.load(Ordering::Relaxed) {
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            if index >= self.blocks {
-                break;
+        // The kernel's reading ahead follows one reader of an open file, not several.
+        let own = sys::fs::reopen(self.file, OFlags::RDONLY).ok();
+        let file = own.as_ref().unwrap_or(self.file);
+        loop {
+            let first = self.next.fetch_add(self.run, Ordering::Relaxed);
+            let behind = first.saturating_add(self.run).min(self.blocks);
+            if first >= behind {
+                return Ok(done);
             }
-            if index < self.ahead {
-                self.read_ahead(index);
+            for index in first..behind {
+                if self.stop.load(Ordering::Relaxed) {
+                    return Ok(done);
+                }
+                let (offset, length) = self.block(index);
+                let hasher = BlockHasher::new(self.scheme, index);
+                let digest = of_range(file, offset, length, hasher, &mut buffer);
+                if !matches!(digest, Ok(Some(_))) {
+                    self.stop.store(true, Ordering::Relaxed);
+                }
+                done.push((index, digest?));
+                progress(self.bytes.fetch_add(length, Ordering::Relaxed) + length);
             }
-            self.read_ahead(index + self.ahead);
-            let (offset, length) = self.block(index);
-            let hasher = BlockHasher::new(self.scheme, index);
-            let digest = of_range(self.file, offset, length, hasher, &mut buffer);
-            if !matches!(digest, Ok(Some(_))) {
-                self.stop.store(true, Ordering::Relaxed);
-            }
-            done.push((index, digest?));
-            progress(self.bytes.fetch_add(length, Ordering::Relaxed) + length);
         }
-        Ok(done)
     }
 }
 
@@ -208,7 +212,6 @@ impl Work<'_> {
 mod tests {
     use super::*;
     use sha2::{Digest as _, Sha256};
-    use std::os::fd::{AsFd as _, AsRawFd as _};
 
     /// By the book, in one thread.
     fn plainly(scheme: Scheme, content: &[u8]) -> String {
@@ -268,10 +271,7 @@ mod tests {
         let file = tempfile::tempfile_in("/var/tmp").unwrap();
         let content: Vec<u8> = (0..600_001_u32).map(|at| (at % 239) as u8).collect();
         file.write_all_at(&content, 8192).unwrap();
-        let path = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECT;
-        let direct = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).unwrap();
-        let direct = File::from(direct);
+        let direct = sys::fs::reopen(&file, OFlags::RDONLY | OFlags::DIRECT).unwrap();
         let mut buffer = Buffer::direct();
         let hasher = || BlockHasher::new(Scheme::Blake3, 0);
         let digest = of_range(&direct, 8192, 600_001, hasher(), &mut buffer).unwrap();

@@ -90,6 +90,16 @@ pub fn create_unnamed(dir: impl AsFd, mode: u32) -> io::Result<File> {
     Ok(file.into())
 }
 
+/// Opens the same file once more, with flags and a position of its own.
+///
+/// # Errors
+///
+/// `EINVAL` for `O_DIRECT` where the filesystem has no such access; else what openat(2) returns.
+pub fn reopen(file: impl AsFd, flags: OFlags) -> io::Result<File> {
+    let path = descriptor_path(file.as_fd());
+    Ok(rustix::fs::open(&*path, flags | OFlags::CLOEXEC, Mode::empty())?.into())
+}
+
 /// Opens `path` below `dir`. It cannot leave `dir`, and no symbolic or magic link is followed, not
 /// even as its last component (openat2(2): `RESOLVE_BENEATH`, `RESOLVE_NO_SYMLINKS`).
 ///

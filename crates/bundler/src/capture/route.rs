@@ -11,10 +11,10 @@
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 
 use super::Sink;
 use super::lanes::{Lanes, Parcel, Written};
@@ -165,11 +165,7 @@ impl Route {
 
 /// Opens the archive once more, past the page cache; `None` where the filesystem cannot.
 pub(super) fn open_direct(file: &File, access: OFlags) -> Option<File> {
-    let path = format!("/proc/thread-self/fd/{}", file.as_fd().as_raw_fd());
-    let flags = access | OFlags::DIRECT | OFlags::CLOEXEC;
-    rustix::fs::openat(rustix::fs::CWD, &*path, flags, Mode::empty())
-        .ok()
-        .map(File::from)
+    sys::fs::reopen(file, access | OFlags::DIRECT).ok()
 }
 
 /// Which way the next window goes.

@@ -51,6 +51,21 @@ fn create_new_neither_follows_links_nor_reuses_files() {
 }
 
 #[test]
+fn a_file_without_a_name_is_opened_again_with_a_position_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut file = create_unnamed(open_dir(dir.path()).unwrap(), 0o600).unwrap();
+    file.write_all(b"content").unwrap();
+    let mut again = reopen(&file, OFlags::RDONLY).unwrap();
+    let mut text = String::new();
+    again.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "content");
+    again.write_all(b"x").unwrap_err();
+    file.write_all(b"!").unwrap();
+    again.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "content!");
+}
+
+#[test]
 fn open_beneath_refuses_every_way_out() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::create_dir_all(dir.path().join("in/side")).unwrap();
