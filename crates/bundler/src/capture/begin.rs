@@ -78,8 +78,7 @@ impl ArchiveWriter {
         let (report, reports) = sync_channel(1);
         let pump = std::thread::Builder::new()
             .name("pages".to_owned())
-            // The receiver is there as long as somebody wants to know.
-            .spawn(move || report.send(pump.run()).unwrap_or_default())
+            .spawn(move || pump.run(&report))
             .map_err(failed)?;
         Ok(PageCapture {
             images,

@@ -40,7 +40,7 @@ use sys::process::{Deadline, Weight, set_weight};
 
 pub(super) use self::parked::Full;
 use self::parked::{Parked, Piece};
-use self::state::{State, urgent};
+use self::state::{State, UnderWay, urgent};
 use self::store::Store;
 use super::Part;
 use super::digest::Block;
@@ -48,7 +48,7 @@ use super::lanes::Parcel;
 use super::route::open_direct;
 use super::signal::Signal;
 use super::write_back;
-use crate::blocks;
+use crate::blocks::{self, BlockDigest};
 use crate::error::Error;
 
 /// Threads for each processor: while some wait for the disk, others digest.
@@ -85,7 +85,7 @@ struct Shared {
     /// The same file past the page cache, where the filesystem can.
     direct: Option<File>,
     most_pipes: usize,
-    /// [`State::settled`] without the lock, which a thread that stands back must not hold.
+    /// The container runs. Without the lock, which a thread that stands back must not hold.
     hurry: AtomicBool,
     state: Mutex<State>,
     /// There is a block to store.
@@ -139,7 +139,15 @@ impl Parking {
         // A thread that waits for the lock meanwhile has nothing better to do than this.
         urgent(&mut state.parked, parts, &mut left)
             .map_err(|error| Error::io("copy memory", error))?;
-        shared.settle(&mut state);
+        state.settled = true;
+        if state.parked.iter().any(|parked| parked.is_open(parts)) {
+            shared.hurry(&mut state);
+        }
+        for under_way in state.copying(parts) {
+            set_weight(Some(under_way.thread), Weight::Usual).unwrap_or_default();
+        }
+        // They still stand back: CRIU is not at its end.
+        shared.to_store.notify_all();
         while state.has_open(parts) {
             shared.still_good(&mut state)?;
             if deadline.passed() {
@@ -245,15 +253,15 @@ impl Shared {
     fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        self.settle(&mut state);
+        state.settled = true;
+        self.hurry(&mut state);
     }
 
-    /// CRIU has left the processes: everything may be stored, and as fast as possible.
-    fn settle(&self, state: &mut State) {
-        state.settled = true;
+    /// Everything is to be stored as fast as possible.
+    fn hurry(&self, state: &mut State) {
         self.hurry.store(true, Ordering::SeqCst);
-        for (_, thread) in &state.under_way {
-            set_weight(Some(*thread), Weight::Usual).unwrap_or_default();
+        for under_way in &state.under_way {
+            set_weight(Some(under_way.thread), Weight::Usual).unwrap_or_default();
         }
         self.to_store.notify_all();
     }
@@ -275,15 +283,14 @@ impl Shared {
             .get()
             .unsigned_abs();
         let mut store = Store::new(&self.file, self.direct.as_ref());
-        while let Some(mut parked) = self.next(own) {
-            let (block, pipes) = (parked.block, parked.pieces.len());
-            let digest = self.standing_back(|| match &mut store {
-                Ok(store) => store.store(&mut parked),
+        while let Some(parked) = self.next(own) {
+            let block = parked.block;
+            let digest = match &mut store {
+                Ok(store) => self.store(store, parked),
                 Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-            });
+            };
             let mut state = self.lock();
-            state.pipes = state.pipes.saturating_sub(pipes);
-            state.under_way.retain(|(other, _)| !block.is(other));
+            state.under_way.retain(|other| !block.is(&other.block));
             match digest {
                 Ok(digest) => state.digests.put(&block, digest),
                 Err(error) => {
@@ -296,6 +303,23 @@ impl Shared {
         }
     }
 
+    /// Copies a block, and tells so before it is written.
+    fn store(&self, store: &mut Store<'_>, mut parked: Parked) -> io::Result<BlockDigest> {
+        let (block, pipes) = (parked.block, parked.pieces.len());
+        let copied = self.standing_back(|| store.copy(&mut parked));
+        drop(parked);
+        let mut state = self.lock();
+        state.pipes = state.pipes.saturating_sub(pipes);
+        let mut under_way = state.under_way.iter_mut();
+        if let Some(own) = under_way.find(|other| block.is(&other.block)) {
+            own.copied = copied.is_ok();
+        }
+        drop(state);
+        self.done.notify_all();
+        let length = copied?;
+        self.standing_back(|| store.write(&block, length))
+    }
+
     /// Does something, behind all other threads until CRIU has left the processes.
     fn standing_back<T>(&self, work: impl FnOnce() -> T) -> T {
         // Not being let to is no failure: it is about time only.
@@ -305,7 +329,7 @@ impl Shared {
         }
         weigh(Weight::Idle);
         if self.hurry.load(Ordering::SeqCst) {
-            // Since just now: `settle` may have come before.
+            // Since just now: [`Self::hurry`] may have come before.
             weigh(Weight::Usual);
         }
         let done = work();
@@ -321,7 +345,11 @@ impl Shared {
                 return None;
             }
             if let Some(parked) = state.take(self.most_pipes) {
-                state.under_way.push((parked.block, thread));
+                state.under_way.push(UnderWay {
+                    block: parked.block,
+                    thread,
+                    copied: false,
+                });
                 return Some(parked);
             }
             if state.closed && state.parked.is_empty() {

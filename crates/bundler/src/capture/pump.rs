@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
@@ -61,8 +62,9 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    /// Moves images until it is told that there are no more; a failure breaks all pipes.
-    pub(super) fn run(mut self) -> Result<Vec<Captured>, Error> {
+    /// Moves images until it is told that there are no more, and tells what it moved; a failure breaks
+    /// all pipes.
+    pub(super) fn run(mut self, report: &SyncSender<Result<Vec<Captured>, Error>>) {
         let outcome = self.pump();
         if outcome.is_err() {
             for (number, reader) in &self.pipes {
@@ -70,8 +72,11 @@ impl Pump {
                     poison(self.images.as_fd(), &pipe_name(*number));
                 }
             }
+            self.pipes.clear();
         }
-        outcome
+        // The receiver is there as long as somebody wants to know. What is closed and ended with this
+        // value takes time, which the container shall not stand for.
+        report.send(outcome).unwrap_or_default();
     }
 
     fn pump(&mut self) -> Result<Vec<Captured>, Error> {

@@ -12,8 +12,8 @@ use super::parked::{Parked, touches};
 pub(super) struct State {
     /// To be stored.
     pub(super) parked: VecDeque<Parked>,
-    /// What threads have in hand, and which.
-    pub(super) under_way: Vec<(Block, u32)>,
+    /// What threads have in hand.
+    pub(super) under_way: Vec<UnderWay>,
     pub(super) pipes: usize,
     /// A page image is on its way from CRIU.
     pub(super) arriving: bool,
@@ -22,6 +22,15 @@ pub(super) struct State {
     pub(super) closed: bool,
     pub(super) digests: ImageDigests,
     pub(super) failed: Option<io::Error>,
+}
+
+/// A block in the hand of a thread.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    pub(super) block: Block,
+    pub(super) thread: u32,
+    /// The thread has a copy of it.
+    pub(super) copied: bool,
 }
 
 impl State {
@@ -41,10 +50,13 @@ impl State {
     /// Whether references are left to what one of these parts has.
     pub(super) fn has_open(&self, parts: &[Part]) -> bool {
         self.parked.iter().any(|parked| parked.is_open(parts))
-            || self
-                .under_way
-                .iter()
-                .any(|(block, _)| touches(block, parts))
+            || self.copying(parts).next().is_some()
+    }
+
+    /// What threads have in hand of these parts, and no copy of.
+    pub(super) fn copying(&self, parts: &[Part]) -> impl Iterator<Item = &UnderWay> {
+        let under_way = self.under_way.iter();
+        under_way.filter(|under_way| !under_way.copied && touches(&under_way.block, parts))
     }
 }
 

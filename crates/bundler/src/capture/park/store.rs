@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 
 use sys::memory::HugeBuffer;
 
+use super::super::digest::Block;
 use super::parked::Parked;
 use crate::blocks::{BLOCK_BYTES, BlockDigest};
 use crate::format::PAGE;
@@ -29,13 +30,16 @@ impl<'a> Store<'a> {
         })
     }
 
-    /// Writes a block and digests it.
-    pub(super) fn store(&mut self, parked: &mut Parked) -> io::Result<BlockDigest> {
-        let buffer = self.buffer.bytes();
-        let filled = parked.read(buffer)?;
-        let bytes = buffer.get(..filled).unwrap_or_default();
-        write(self.file, self.direct, bytes, parked.block.offset)?;
-        let mut digest = parked.block.hasher();
+    /// Copies a block; returns its length.
+    pub(super) fn copy(&mut self, parked: &mut Parked) -> io::Result<usize> {
+        parked.read(self.buffer.bytes())
+    }
+
+    /// Writes the block of `length` bytes that was copied, and digests it.
+    pub(super) fn write(&mut self, block: &Block, length: usize) -> io::Result<BlockDigest> {
+        let bytes = self.buffer.bytes().get(..length).unwrap_or_default();
+        write(self.file, self.direct, bytes, block.offset)?;
+        let mut digest = block.hasher();
         digest.update(bytes);
         Ok(digest.finish())
     }
