@@ -320,7 +320,7 @@ impl Shared {
         self.standing_back(|| store.write(&block, length))
     }
 
-    /// Does something, behind all other threads until CRIU has left the processes.
+    /// Does something, behind all other threads until the container runs.
     fn standing_back<T>(&self, work: impl FnOnce() -> T) -> T {
         // Not being let to is no failure: it is about time only.
         let weigh = |weight| set_weight(None, weight).unwrap_or_default();

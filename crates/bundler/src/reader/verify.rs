@@ -21,7 +21,7 @@ const MAX_FINDINGS: usize = 1000;
 /// Whether page images are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pages {
-    /// Their digests are compared too: as slow as SHA-256 and the disk.
+    /// Their digests are compared too: as slow as the disk.
     Digest,
     /// Only their sizes and places are. Their content decides what the container's memory is, and
     /// nothing else, which its owner may choose anyway.
