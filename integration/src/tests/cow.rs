@@ -151,15 +151,21 @@ fn free_family(freezer: &Path) -> Result<BTreeMap<i32, Vec<String>>> {
     Ok(family)
 }
 
+/// Thaws a copy beside the original; it is to be of one moment.
+fn thaw(pod: &Pod, original: &Container, archive: &Path, name: &str) -> Result<Container> {
+    let source = archive.display().to_string();
+    let copy = pod.start(original.restored_config(&source, name))?;
+    complete_round(&copy).context("the copy")?;
+    copy.check()?;
+    Ok(copy)
+}
+
 /// Freezes the container and thaws a copy beside it; both are to be of one moment.
 fn freeze_and_thaw(thawd: &Thawd, pod: &Pod, from: &Container, name: &str) -> Result<Container> {
     complete_round(from).context("before the freeze")?;
     let archive = thawd.path(&format!("archives/{name}.tar"));
     freeze(thawd, from, &archive)?;
-    let source = archive.display().to_string();
-    let copy = pod.start(from.restored_config(&source, name))?;
-    complete_round(&copy)?;
-    copy.check()?;
+    let copy = thaw(pod, from, &archive, name)?;
     std::fs::remove_file(&archive)?;
     Ok(copy)
 }
@@ -238,10 +244,7 @@ fn undisturbed(thawd: &mut Thawd) -> Result<()> {
     ensure!(sent > 20, "only {sent} signals were sent");
     let caught = original.log.wait_more(2)?.number("signals")?;
     ensure!(caught == sent, "{sent} signals were sent, {caught} arrived");
-    let source = archive.display().to_string();
-    let copy = pod.start(original.restored_config(&source, "copy"))?;
-    complete_round(&copy).context("the copy")?;
-    copy.check()?;
+    thaw(&pod, &original, &archive, "copy")?;
     original.check()
 }
 
@@ -289,10 +292,7 @@ fn command(thawd: &mut Thawd) -> Result<()> {
     freeze(thawd, &original, &archive)?;
     command.end()?;
     original.check()?;
-    let source = archive.display().to_string();
-    let copy = pod.start(original.restored_config(&source, "copy"))?;
-    complete_round(&copy)?;
-    copy.check()
+    thaw(&pod, &original, &archive, "copy").map(drop)
 }
 
 /// What stands in the way is seen when everything is ready: a command that is stopped.
@@ -312,10 +312,7 @@ fn late_refusal(thawd: &mut Thawd) -> Result<()> {
     kill_process(command.process, Signal::CONT)?;
     command.end()?;
     complete_round(&original)?;
-    let source = archive.display().to_string();
-    let copy = pod.start(original.restored_config(&source, "copy"))?;
-    complete_round(&copy)?;
-    copy.check()
+    thaw(&pod, &original, &archive, "copy").map(drop)
 }
 
 fn little_room(thawd: &mut Thawd) -> Result<()> {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use tonic::Code;
 
-use super::{complete_round, free_family, freeze, freezer};
+use super::{complete_round, free_family, freeze, freezer, thaw};
 use crate::harness::containers::{Container, Pod, workload_config};
 use crate::harness::daemon::Thawd;
 use crate::harness::wait;
@@ -114,10 +114,7 @@ pub(super) fn at_any_moment(thawd: &mut Thawd) -> Result<()> {
             .with_context(|| format!("after a kill at {moment:?}"))?;
     }
     complete_round(&original)?;
-    let source = archive.display().to_string();
-    let copy = pod.start(original.restored_config(&source, "copy"))?;
-    complete_round(&copy)?;
-    copy.check()
+    thaw(&pod, &original, &archive, "copy").map(drop)
 }
 
 /// Without thawd: the container counts, nothing holds it, and it is as it was.
