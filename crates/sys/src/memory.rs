@@ -13,6 +13,7 @@
 
 use std::io::{self, Read as _};
 use std::ptr;
+use std::sync::Arc;
 
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::pipe::{IoSliceRaw, PipeFlags, SpliceFlags};
@@ -32,12 +33,25 @@ const AFTER: u8 = 0xaa;
 pub struct HugeBuffer {
     start: ptr::NonNull<u8>,
     length: usize,
-    /// What was mapped: longer, so that a multiple of 2 MiB is within.
-    mapped: (ptr::NonNull<u8>, usize),
+    /// Kept for its end.
+    mapping: Arc<Mapping>,
 }
 
-// SAFETY: the mapping belongs to this value alone and may be used from any thread.
+/// What was mapped: longer than what is used, so that a multiple of 2 MiB is within.
+#[derive(Debug)]
+struct Mapping {
+    address: ptr::NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: its bytes are reached through this value alone, and the mapping may be used from any thread.
 unsafe impl Send for HugeBuffer {}
+
+// SAFETY: it is memory that nothing is done with but unmapping it, by whoever comes last.
+unsafe impl Send for Mapping {}
+
+// SAFETY: nothing can be done with a reference to it.
+unsafe impl Sync for Mapping {}
 
 impl HugeBuffer {
     /// One of `length` bytes.
@@ -53,6 +67,10 @@ impl HugeBuffer {
         let address =
             unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), mapped, protection, flags) }?;
         let address = ptr::NonNull::new(address.cast::<u8>()).ok_or_else(invalid)?;
+        let mapping = Mapping {
+            address,
+            length: mapped,
+        };
         let skip = address.as_ptr().align_offset(HUGE_PAGE);
         // SAFETY: less than a huge page is skipped, and a huge page more than `length` is mapped.
         let start = unsafe { address.add(skip) };
@@ -63,8 +81,26 @@ impl HugeBuffer {
         Ok(Self {
             start,
             length,
-            mapped: (address, mapped),
+            mapping: Arc::new(mapping),
         })
+    }
+
+    /// As many as `count`, of `length` bytes each, next to each other: several may have one huge page.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub fn several(count: usize, length: usize) -> io::Result<Vec<Self>> {
+        let all = count.checked_mul(length);
+        let all = Self::new(all.ok_or(io::ErrorKind::InvalidInput)?)?;
+        let part = |index| Self {
+            // SAFETY: `count` times `length` bytes are mapped from `start` on, and `index` is less than
+            // `count`. No two parts overlap, and nothing else reaches the bytes once `all` is gone.
+            start: unsafe { all.start.add(index * length) },
+            length,
+            mapping: Arc::clone(&all.mapping),
+        };
+        Ok((0..count).map(part).collect())
     }
 
     /// Its bytes.
@@ -87,11 +123,11 @@ impl HugeBuffer {
     }
 }
 
-impl Drop for HugeBuffer {
+impl Drop for Mapping {
     fn drop(&mut self) {
-        let (address, length) = self.mapped;
-        // SAFETY: the mapping was made by `new` with this length, and nothing refers to it any more.
-        unsafe { rustix::mm::munmap(address.as_ptr().cast(), length) }.unwrap_or_default();
+        // SAFETY: it was made by `HugeBuffer::new` with this length, and nothing refers to it any more.
+        unsafe { rustix::mm::munmap(self.address.as_ptr().cast(), self.length) }
+            .unwrap_or_default();
     }
 }
 
@@ -161,6 +197,21 @@ mod tests {
         bytes.fill(7);
         assert!(buffer.bytes().iter().all(|byte| *byte == 7));
         assert!(HugeBuffer::new(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn buffers_beside_each_other_are_each_their_own() {
+        let mut buffers = HugeBuffer::several(3, 5000).unwrap();
+        for (buffer, value) in buffers.iter_mut().zip(1..) {
+            assert_eq!(buffer.bytes().len(), 5000);
+            buffer.bytes().fill(value);
+        }
+        // The others stay where they are when one of them ends.
+        drop(buffers.remove(0));
+        for (buffer, value) in buffers.iter_mut().zip(2..) {
+            assert!(buffer.bytes().iter().all(|byte| *byte == value));
+        }
+        assert!(HugeBuffer::several(2, usize::MAX).is_err());
     }
 
     #[test]

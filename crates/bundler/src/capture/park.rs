@@ -12,9 +12,8 @@
 //! it belongs to the container. A pipe is a descriptor; when there are as many as [`most_pipes`] allows,
 //! taking waits for writing.
 //!
-//! Nothing is stored while a page image arrives, as long as there are pipes: that would take the other
-//! thread of the core that CRIU is on (measured with 256 MiB on two processors: the container stands for
-//! 130 to 160 ms instead of 100 to 115). Nor is CRIU all there is then: while the container stands the
+//! Storing begins while CRIU takes pages. It leaves one of two processors idle then: it and the process
+//! whose memory it takes run in turns, and each time one wakes the other. So while the container stands the
 //! threads give way to all others, the container's own among them, which CRIU makes run its code. They do
 //! not while they hold the lock, which others wait for, nor with a block that somebody waits for.
 //!
@@ -36,12 +35,13 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 use rustix::process::Resource;
+use sys::memory::HugeBuffer;
 use sys::process::{Deadline, Weight, set_weight};
 
 pub(super) use self::parked::Full;
 use self::parked::{Parked, Piece};
 use self::state::{State, UnderWay, urgent};
-use self::store::Store;
+use self::store::{PIECE_BYTES, Store};
 use super::Part;
 use super::digest::Block;
 use super::lanes::Parcel;
@@ -53,11 +53,11 @@ use crate::error::Error;
 
 /// Threads for each processor: while some wait for the disk, others digest.
 const THREADS: usize = 4;
-/// Most threads; each has a buffer of a block.
+/// Most threads.
 const MOST_THREADS: usize = 16;
 /// The part of the descriptors that a process may have that one capture takes.
 const DESCRIPTORS_PART: u64 = 3;
-/// Pipes where the number of descriptors is not limited: 64 GiB.
+/// Pipes where the number of descriptors is not limited: 64 GiB or more.
 const MOST_PIPES: u64 = 64 << 10;
 /// Most bytes that are copied where references would not do; the rest goes into the file meanwhile.
 const MOST_COPIED: u64 = 64 << 20;
@@ -85,7 +85,7 @@ struct Shared {
     /// The same file past the page cache, where the filesystem can.
     direct: Option<File>,
     most_pipes: usize,
-    /// The container runs. Without the lock, which a thread that stands back must not hold.
+    /// The container runs, or waits for a block. Without the lock, which a thread that stands back must not hold.
     hurry: AtomicBool,
     state: Mutex<State>,
     /// There is a block to store.
@@ -115,11 +115,12 @@ impl Parking {
             shared,
             threads: Vec::new(),
         };
-        for _ in 0..(THREADS * blocks::processors()).min(MOST_THREADS) {
+        let threads = (THREADS * blocks::processors()).min(MOST_THREADS);
+        for buffer in HugeBuffer::several(threads, PIECE_BYTES)? {
             let shared = Arc::clone(&parking.shared);
             let thread = std::thread::Builder::new()
                 .name("page-parking".to_owned())
-                .spawn(move || shared.work())?;
+                .spawn(move || shared.work(buffer))?;
             parking.threads.push(thread);
         }
         Ok(parking)
@@ -140,14 +141,12 @@ impl Parking {
         urgent(&mut state.parked, parts, &mut left)
             .map_err(|error| Error::io("copy memory", error))?;
         state.settled = true;
-        if state.parked.iter().any(|parked| parked.is_open(parts)) {
+        if state.has_open(parts) {
             shared.hurry(&mut state);
+        } else {
+            // They still stand back: CRIU is not at its end.
+            shared.to_store.notify_all();
         }
-        for under_way in state.copying(parts) {
-            set_weight(Some(under_way.thread), Weight::Usual).unwrap_or_default();
-        }
-        // They still stand back: CRIU is not at its end.
-        shared.to_store.notify_all();
         while state.has_open(parts) {
             shared.still_good(&mut state)?;
             if deadline.passed() {
@@ -196,15 +195,7 @@ pub(super) struct Spaces(Arc<Shared>);
 impl Spaces {
     /// Says that a page image arrives; it may have no block.
     pub(super) fn image(&self, number: u32) {
-        let mut state = self.0.lock();
-        state.digests.image(number);
-        state.arriving = true;
-    }
-
-    /// Says that it has arrived.
-    pub(super) fn arrived(&self) {
-        self.0.lock().arriving = false;
-        self.0.to_store.notify_all();
+        self.0.lock().digests.image(number);
     }
 
     /// An empty pipe, when need be after others have got into the file.
@@ -277,18 +268,15 @@ impl Shared {
     }
 
     /// Stores blocks until there will be none.
-    fn work(&self) {
+    fn work(&self, buffer: HugeBuffer) {
         let own = rustix::thread::gettid()
             .as_raw_nonzero()
             .get()
             .unsigned_abs();
-        let mut store = Store::new(&self.file, self.direct.as_ref());
+        let mut store = Store::new(&self.file, self.direct.as_ref(), buffer);
         while let Some(parked) = self.next(own) {
             let block = parked.block;
-            let digest = match &mut store {
-                Ok(store) => self.store(store, parked),
-                Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-            };
+            let digest = self.store(&mut store, parked);
             let mut state = self.lock();
             state.under_way.retain(|other| !block.is(&other.block));
             match digest {
@@ -303,21 +291,31 @@ impl Shared {
         }
     }
 
-    /// Copies a block, and tells so before it is written.
+    /// Copies a block piece by piece, digests and writes it, and tells when it is copied.
     fn store(&self, store: &mut Store<'_>, mut parked: Parked) -> io::Result<BlockDigest> {
         let (block, pipes) = (parked.block, parked.pieces.len());
-        let copied = self.standing_back(|| store.copy(&mut parked));
-        drop(parked);
+        let (mut digest, mut offset) = (block.hasher(), block.offset);
+        while !parked.pieces.is_empty() {
+            let length = self.standing_back(|| store.copy(&mut parked, &mut digest))?;
+            if parked.pieces.is_empty() {
+                self.copied(&block, pipes);
+            }
+            self.standing_back(|| store.write(length, offset))?;
+            offset += u64::try_from(length).map_err(io::Error::other)?;
+        }
+        Ok(digest.finish())
+    }
+
+    /// A thread has a copy of a block, which lay in so many pipes.
+    fn copied(&self, block: &Block, pipes: usize) {
         let mut state = self.lock();
         state.pipes = state.pipes.saturating_sub(pipes);
         let mut under_way = state.under_way.iter_mut();
         if let Some(own) = under_way.find(|other| block.is(&other.block)) {
-            own.copied = copied.is_ok();
+            own.copied = true;
         }
         drop(state);
         self.done.notify_all();
-        let length = copied?;
-        self.standing_back(|| store.write(&block, length))
     }
 
     /// Does something, behind all other threads until the container runs.

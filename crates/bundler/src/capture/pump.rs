@@ -212,7 +212,6 @@ impl Pump {
                 break;
             }
         }
-        spaces.arrived();
         Ok(image)
     }
 

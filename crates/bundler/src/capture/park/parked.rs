@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Cursor, Read as _};
 use std::os::fd::OwnedFd;
 
 use super::super::Part;
@@ -21,7 +21,7 @@ pub(super) enum Piece {
     /// As references to memory of the container.
     Pipe(Full),
     /// As a copy, where references would not do.
-    Copy(Vec<u8>),
+    Copy(Cursor<Vec<u8>>),
 }
 
 /// A pipe that nothing is added to, and the bytes in it.
@@ -90,7 +90,10 @@ impl Piece {
     pub(super) fn length(&self) -> u64 {
         match self {
             Self::Pipe(pipe) => pipe.length,
-            Self::Copy(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            Self::Copy(bytes) => {
+                let all = u64::try_from(bytes.get_ref().len()).unwrap_or(u64::MAX);
+                all.saturating_sub(bytes.position())
+            }
         }
     }
 
@@ -100,10 +103,7 @@ impl Piece {
         let most = place.len().min(length);
         let place = place.get_mut(..most).unwrap_or_default();
         match self {
-            Self::Copy(bytes) => {
-                place.copy_from_slice(bytes.get(..most).unwrap_or_default());
-                bytes.drain(..most);
-            }
+            Self::Copy(bytes) => bytes.read_exact(place)?,
             Self::Pipe(Full { reader, length }) => {
                 let mut left = &mut *place;
                 while !left.is_empty() {
@@ -125,7 +125,7 @@ impl Piece {
             let length = usize::try_from(pipe.length).map_err(io::Error::other)?;
             let mut bytes = vec![0; length];
             File::from(pipe.reader.try_clone()?).read_exact(&mut bytes)?;
-            *self = Self::Copy(bytes);
+            *self = Self::Copy(Cursor::new(bytes));
         }
         Ok(())
     }

@@ -15,8 +15,6 @@ pub(super) struct State {
     /// What threads have in hand.
     pub(super) under_way: Vec<UnderWay>,
     pub(super) pipes: usize,
-    /// A page image is on its way from CRIU.
-    pub(super) arriving: bool,
     /// CRIU has left the processes.
     pub(super) settled: bool,
     pub(super) closed: bool,
@@ -37,9 +35,6 @@ impl State {
     /// The next block that may be stored: any once there are no pipes left, whatever it costs.
     pub(super) fn take(&mut self, most_pipes: usize) -> Option<Parked> {
         let any = self.settled || self.pipes >= most_pipes;
-        if self.arriving && !any {
-            return None;
-        }
         let next = self
             .parked
             .iter()
@@ -49,14 +44,9 @@ impl State {
 
     /// Whether references are left to what one of these parts has.
     pub(super) fn has_open(&self, parts: &[Part]) -> bool {
-        self.parked.iter().any(|parked| parked.is_open(parts))
-            || self.copying(parts).next().is_some()
-    }
-
-    /// What threads have in hand of these parts, and no copy of.
-    pub(super) fn copying(&self, parts: &[Part]) -> impl Iterator<Item = &UnderWay> {
-        let under_way = self.under_way.iter();
-        under_way.filter(|under_way| !under_way.copied && touches(&under_way.block, parts))
+        let in_hand = |own: &UnderWay| !own.copied && touches(&own.block, parts);
+        let mut parked = self.parked.iter();
+        parked.any(|parked| parked.is_open(parts)) || self.under_way.iter().any(in_hand)
     }
 }
 

@@ -6,10 +6,19 @@ use std::os::unix::fs::FileExt as _;
 
 use sys::memory::HugeBuffer;
 
-use super::super::digest::Block;
 use super::parked::Parked;
-use crate::blocks::{BLOCK_BYTES, BlockDigest};
+use crate::blocks::BlockHasher;
 use crate::format::PAGE;
+
+/// What is written at once. So little that the buffers of all threads stay in the processors' caches until
+/// the device has read them, and take few of the system's pages while the container stands. Measured (1 GiB,
+/// eight threads on a virtio disk, blocks that were not written before): 0.35 s, 0.44 s with 512 KiB,
+/// 0.39 s with 4 MiB.
+pub(super) const PIECE_BYTES: usize = 1 << 20;
+/// What is copied at once and then digested, while it is still next to the processor. The kernel may not
+/// interrupt the copying, and CRIU may be waiting for this processor: with reads of 1 MiB the container
+/// stood still for 70 ms longer than with none, with these for 20 ms (1 GiB, two processors).
+const HOT_BYTES: usize = 64 << 10;
 
 /// What one thread stores blocks with.
 #[derive(Debug)]
@@ -21,27 +30,37 @@ pub(super) struct Store<'a> {
 }
 
 impl<'a> Store<'a> {
-    pub(super) fn new(file: &'a File, direct: Option<&'a File>) -> io::Result<Self> {
-        let length = usize::try_from(BLOCK_BYTES).map_err(io::Error::other)?;
-        Ok(Self {
+    /// `buffer` has [`PIECE_BYTES`].
+    pub(super) fn new(file: &'a File, direct: Option<&'a File>, buffer: HugeBuffer) -> Self {
+        Self {
             file,
             direct,
-            buffer: HugeBuffer::new(length)?,
-        })
+            buffer,
+        }
     }
 
-    /// Copies a block; returns its length.
-    pub(super) fn copy(&mut self, parked: &mut Parked) -> io::Result<usize> {
-        parked.read(self.buffer.bytes())
+    /// Copies the next piece of a block and digests it; returns its length.
+    pub(super) fn copy(
+        &mut self,
+        parked: &mut Parked,
+        digest: &mut BlockHasher,
+    ) -> io::Result<usize> {
+        let mut length = 0;
+        for place in self.buffer.bytes().chunks_mut(HOT_BYTES) {
+            let read = parked.read(place)?;
+            digest.update(place.get(..read).unwrap_or_default());
+            length += read;
+            if read < place.len() {
+                break;
+            }
+        }
+        Ok(length)
     }
 
-    /// Writes the block of `length` bytes that was copied, and digests it.
-    pub(super) fn write(&mut self, block: &Block, length: usize) -> io::Result<BlockDigest> {
+    /// Writes the piece of `length` bytes that was copied last.
+    pub(super) fn write(&mut self, length: usize, offset: u64) -> io::Result<()> {
         let bytes = self.buffer.bytes().get(..length).unwrap_or_default();
-        write(self.file, self.direct, bytes, block.offset)?;
-        let mut digest = block.hasher();
-        digest.update(bytes);
-        Ok(digest.finish())
+        write(self.file, self.direct, bytes, offset)
     }
 }
 

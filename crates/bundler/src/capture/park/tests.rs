@@ -1,5 +1,5 @@
 use super::*;
-use crate::blocks::BLOCK_BYTES;
+use crate::blocks::{BLOCK_BYTES, BlockHasher, Scheme};
 use crate::capture::route::Way;
 use std::collections::VecDeque;
 use std::io::Write as _;
@@ -56,7 +56,7 @@ fn few_pipes_are_enough_for_many_images() {
 }
 
 #[test]
-fn blocks_wait_until_their_image_is_there_and_the_first_ones_until_criu_is_gone() {
+fn the_first_block_of_an_image_waits_until_criu_is_gone_and_the_others_do_not() {
     let file = tempfile::tempfile_in("/var/tmp").unwrap();
     let signal = Arc::new(Signal::new().unwrap());
     let parking = Parking::with_pipes(1000, &file, &signal).unwrap();
@@ -75,8 +75,6 @@ fn blocks_wait_until_their_image_is_there_and_the_first_ones_until_criu_is_gone(
     };
     let begin = Instant::now();
     let soon = Deadline::after(Duration::from_secs(60));
-    assert_eq!(file.metadata().unwrap().len(), 0);
-    spaces.arrived();
     while file.metadata().unwrap().len() < place + 4096 {
         assert!(begin.elapsed() < Duration::from_secs(60), "the second one");
     }
@@ -87,6 +85,67 @@ fn blocks_wait_until_their_image_is_there_and_the_first_ones_until_criu_is_gone(
     parking.land(&[part(1 << 40)], soon).unwrap();
     parking.finish().unwrap();
     file.read_exact_at(&mut found, first_place).unwrap();
+    assert!(found == content);
+}
+
+#[test]
+fn a_block_of_pipes_and_copies_is_stored_whole() {
+    let file = tempfile::tempfile_in("/var/tmp").unwrap();
+    let signal = Arc::new(Signal::new().unwrap());
+    let parking = Parking::start(&file, &signal).unwrap();
+    let spaces = parking.spaces();
+    spaces.image(1);
+    // Longer than what is copied or written at once, and no multiple of either.
+    let content: Vec<u8> = (0..=240)
+        .cycle()
+        .take(usize::try_from(BLOCK_BYTES).unwrap() - 5000)
+        .collect();
+    let mut pieces = VecDeque::new();
+    for (part, copied) in content
+        .chunks(700_000)
+        .zip([false, true].into_iter().cycle())
+    {
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        let mut pipe = spaces.pipe().unwrap();
+        let mut left = part;
+        while !left.is_empty() {
+            let written = rustix::io::write(&writer, left.get(..4096).unwrap_or(left)).unwrap();
+            left = left.get(written..).unwrap();
+            let mut moved = 0;
+            while moved < written as u64 {
+                moved += pipe.fill(&reader, written as u64 - moved).unwrap();
+            }
+        }
+        let mut block = Parked {
+            block: block(&spaces, 1, 0).0.block,
+            pieces: VecDeque::from([Piece::Pipe(pipe.close())]),
+        };
+        if copied {
+            let all = Part {
+                image: 1,
+                begin: 0,
+                end: BLOCK_BYTES,
+            };
+            assert!(block.copy(&[all], &mut BLOCK_BYTES.clone()).unwrap());
+        }
+        pieces.append(&mut block.pieces);
+    }
+    let mut digest = BlockHasher::new(Scheme::Blake3, 0);
+    digest.update(&content);
+    let expected = Scheme::Blake3.combine(&[digest.finish()]);
+    let length = content.len() as u64;
+    let block = Block {
+        length,
+        ..block(&spaces, 1, 0).0.block
+    };
+    parking
+        .shared
+        .lock()
+        .parked
+        .push_back(Parked { block, pieces });
+    assert_eq!(parking.finish().unwrap(), HashMap::from([(1, expected)]));
+    let mut found = vec![0; content.len()];
+    file.read_exact_at(&mut found, block.offset).unwrap();
     assert!(found == content);
 }
 
