@@ -64,8 +64,12 @@ use digest::Digests;
 use park::Parking;
 use signal::Signal;
 
-/// Capacity asked for each pipe.
-const PIPE_BYTES: usize = 1 << 20;
+/// Capacity asked for each pipe of ours: that of CRIU's own. A process without CAP_SYS_RESOURCE gets no
+/// more than `fs.pipe-max-size`, most often 1 MiB, and nor does CRIU then.
+const PIPE_BYTES: usize = 2 << 20;
+/// Capacity asked for the named pipe that CRIU is writing to: it fills eight pipes before it empties
+/// them into this one, and is not to wait for us each time.
+const ARRIVAL_BYTES: usize = 8 * PIPE_BYTES;
 
 /// How the memory gets to the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

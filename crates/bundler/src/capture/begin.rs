@@ -14,7 +14,7 @@ use super::route::Route;
 use super::signal::Signal;
 use super::warm::Warming;
 use super::write_back::EarlyWriteBack;
-use super::{CaptureOptions, Outcome, PIPE_BYTES, PageCapture, Sink, pipe_name, settle, sum};
+use super::{CaptureOptions, Outcome, PageCapture, Sink, pipe_name, settle, sum};
 use crate::error::Error;
 use crate::format::round_up;
 use crate::writer::{ArchiveWriter, padded_data_offset};
@@ -44,7 +44,6 @@ impl ArchiveWriter {
             let name = pipe_name(number);
             sys::pipe::fifo(&images, &name, 0o600).map_err(failed)?;
             let reader = sys::pipe::open_reader(&images, &name).map_err(failed)?;
-            sys::pipe::set_capacity(&reader, PIPE_BYTES).map_err(failed)?;
             pipes.push((number, Some(reader)));
         }
         let layout = self.layout(options.expected)?;

@@ -15,7 +15,7 @@ use super::route::{Route, Way};
 use super::signal::Signal;
 use super::warm::Warming;
 use super::write_back::EarlyWriteBack;
-use super::{Captured, pipe_name, poison};
+use super::{ARRIVAL_BYTES, Captured, pipe_name, poison};
 use crate::blocks::BLOCK_BYTES;
 use crate::error::Error;
 
@@ -145,6 +145,7 @@ impl Pump {
 
     fn transfer_from(&mut self, reader: &OwnedFd, number: u32) -> Result<Captured, Error> {
         let failed = |error| Error::io(format!("write pages-{number}.img into the archive"), error);
+        sys::pipe::set_capacity(reader, ARRIVAL_BYTES).map_err(failed)?;
         let (offset, limit) = self.layout.place(number);
         let mut image = Captured {
             number,
