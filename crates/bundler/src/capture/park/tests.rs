@@ -6,22 +6,36 @@ use std::io::Write as _;
 use std::os::unix::fs::FileExt as _;
 use std::time::Instant;
 
-/// A block of a page in a pipe, and what is in it.
-fn block(spaces: &Spaces, image: u32, index: usize) -> (Parked, Vec<u8>) {
-    let content: Vec<u8> = (0..=240).cycle().skip(index).take(4096).collect();
+/// A pipe with this content.
+fn full(spaces: &Spaces, content: &[u8]) -> Piece {
     let (reader, writer) = rustix::pipe::pipe().unwrap();
-    File::from(writer).write_all(&content).unwrap();
+    let mut writer = File::from(writer);
     let mut pipe = spaces.pipe().unwrap();
-    assert_eq!(pipe.fill(&reader, 4096).unwrap(), 4096);
+    for page in content.chunks(4096) {
+        writer.write_all(page).unwrap();
+        let length = page.len() as u64;
+        assert_eq!(pipe.fill(&reader, length).unwrap(), length);
+    }
+    Piece::Pipe(pipe.close())
+}
+
+/// A block with these pieces.
+fn parked(image: u32, index: usize, pieces: impl IntoIterator<Item = Piece>) -> Parked {
+    let pieces: VecDeque<Piece> = pieces.into_iter().collect();
     let block = Block {
         image,
         index,
         offset: u64::from(image) * 16 * BLOCK_BYTES + index as u64 * BLOCK_BYTES,
-        length: 4096,
+        length: pieces.iter().map(Piece::length).sum(),
         way: Way::Direct,
     };
-    let pieces = VecDeque::from([Piece::Pipe(pipe.close())]);
-    (Parked { block, pieces }, content)
+    Parked { block, pieces }
+}
+
+/// A block of a page in a pipe, and what is in it.
+fn block(spaces: &Spaces, image: u32, index: usize) -> (Parked, Vec<u8>) {
+    let content: Vec<u8> = (0..=240).cycle().skip(index).take(4096).collect();
+    (parked(image, index, [full(spaces, &content)]), content)
 }
 
 fn park(spaces: &Spaces, parked: Parked) {
@@ -100,52 +114,29 @@ fn a_block_of_pipes_and_copies_is_stored_whole() {
         .cycle()
         .take(usize::try_from(BLOCK_BYTES).unwrap() - 5000)
         .collect();
-    let mut pieces = VecDeque::new();
+    let all = Part {
+        image: 1,
+        begin: 0,
+        end: BLOCK_BYTES,
+    };
+    let mut pieces = Vec::new();
     for (part, copied) in content
         .chunks(700_000)
         .zip([false, true].into_iter().cycle())
     {
-        let (reader, writer) = rustix::pipe::pipe().unwrap();
-        let mut pipe = spaces.pipe().unwrap();
-        let mut left = part;
-        while !left.is_empty() {
-            let written = rustix::io::write(&writer, left.get(..4096).unwrap_or(left)).unwrap();
-            left = left.get(written..).unwrap();
-            let mut moved = 0;
-            while moved < written as u64 {
-                moved += pipe.fill(&reader, written as u64 - moved).unwrap();
-            }
-        }
-        let mut block = Parked {
-            block: block(&spaces, 1, 0).0.block,
-            pieces: VecDeque::from([Piece::Pipe(pipe.close())]),
-        };
-        if copied {
-            let all = Part {
-                image: 1,
-                begin: 0,
-                end: BLOCK_BYTES,
-            };
-            assert!(block.copy(&[all], &mut BLOCK_BYTES.clone()).unwrap());
-        }
-        pieces.append(&mut block.pieces);
+        let mut piece = parked(1, 0, [full(&spaces, part)]);
+        assert!(!copied || piece.copy(&[all], &mut BLOCK_BYTES.clone()).unwrap());
+        pieces.extend(piece.pieces);
     }
     let mut digest = BlockHasher::new(Scheme::Blake3, 0);
     digest.update(&content);
     let expected = Scheme::Blake3.combine(&[digest.finish()]);
-    let length = content.len() as u64;
-    let block = Block {
-        length,
-        ..block(&spaces, 1, 0).0.block
-    };
-    parking
-        .shared
-        .lock()
-        .parked
-        .push_back(Parked { block, pieces });
+    let whole = parked(1, 0, pieces);
+    let offset = whole.block.offset;
+    parking.shared.lock().parked.push_back(whole);
     assert_eq!(parking.finish().unwrap(), HashMap::from([(1, expected)]));
     let mut found = vec![0; content.len()];
-    file.read_exact_at(&mut found, block.offset).unwrap();
+    file.read_exact_at(&mut found, offset).unwrap();
     assert!(found == content);
 }
 
