@@ -85,7 +85,8 @@ struct Shared {
     /// The same file past the page cache, where the filesystem can.
     direct: Option<File>,
     most_pipes: usize,
-    /// The container runs, or waits for a block. Without the lock, which a thread that stands back must not hold.
+    /// The container runs, or waits for a block. Without the lock, which a thread that stands back must
+    /// not hold.
     hurry: AtomicBool,
     state: Mutex<State>,
     /// There is a block to store.

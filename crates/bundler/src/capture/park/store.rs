@@ -17,7 +17,7 @@ use crate::format::PAGE;
 pub(super) const PIECE_BYTES: usize = 1 << 20;
 /// What is copied at once and then digested, while it is still next to the processor. The kernel may not
 /// interrupt the copying, and CRIU may be waiting for this processor: with reads of 1 MiB the container
-/// stood still for 70 ms longer than with none, with these for 20 ms (1 GiB, two processors).
+/// stood still for 70 ms longer than when nothing was stored meanwhile, with these for 20 ms (1 GiB, two processors).
 const HOT_BYTES: usize = 64 << 10;
 
 /// What one thread stores blocks with.
