@@ -3,12 +3,13 @@
 //! CRIU moves memory through pipes of 2 MiB where it may have them, and thawd through larger ones. A
 //! daemon on a node may: it has CAP_SYS_RESOURCE. Where that is missing, as in some containers and
 //! virtual machines, `fs.pipe-max-size` is the limit, 1 MiB by default, and everything goes in smaller
-//! steps: with 1 GiB both sides stand still for 50 ms longer. So it is raised, for both sides.
+//! steps: with 1 GiB both sides stand still for 50 to 80 ms longer. So it is raised, for both sides.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
+use rustix::io::Errno;
 
 use super::progress;
 
@@ -26,8 +27,10 @@ impl Limit {
     /// When it cannot be changed.
     pub(super) fn lift() -> Result<Self> {
         let (_reader, writer) = std::io::pipe()?;
-        if rustix::pipe::fcntl_setpipe_size(&writer, WANTED_BYTES).is_ok() {
-            return Ok(Self(None));
+        match rustix::pipe::fcntl_setpipe_size(&writer, WANTED_BYTES) {
+            Ok(_) => return Ok(Self(None)),
+            Err(Errno::PERM) => {}
+            Err(error) => return Err(error).context("making a large pipe"),
         }
         let before = std::fs::read_to_string(SYSCTL).context(SYSCTL)?;
         let before = before.trim().to_owned();
