@@ -194,6 +194,14 @@ impl Program {
         });
     }
 
+    /// No thread is on its way to where it stands.
+    fn has_arrived(&self) {
+        for tid in sys::proc::threads(self.child.pid()).unwrap() {
+            let state = sys::proc::status(tid).unwrap().state;
+            assert_ne!(state, 'R', "thread {tid}");
+        }
+    }
+
     /// No thread counts.
     fn stands(&self) {
         let before = self.counts();
@@ -248,6 +256,7 @@ fn a_held_program_stands_and_then_runs_on_unharmed() {
         for round in 0..50 {
             let mut holder = program.holder();
             let written = holder.freeze(deadline()).unwrap();
+            program.has_arrived();
             assert!(program.freezer.is_frozen(), "round {round}");
             assert_eq!(written.len(), 1, "one process has a restartable sequence");
             assert_eq!(written[0].pid, program.child.pid());

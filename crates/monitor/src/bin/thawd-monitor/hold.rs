@@ -161,7 +161,6 @@ fn hold<'a>(
     let written = tasks.written()?;
     fork::all(daemon, &tasks)?;
     let frozen = freezer.freeze()?;
-    drop(tasks);
-    frozen.wait(daemon, Deadline::after(FREEZE))?;
+    frozen.wait(daemon, tasks.let_go(), Deadline::after(FREEZE))?;
     Ok((written, frozen))
 }

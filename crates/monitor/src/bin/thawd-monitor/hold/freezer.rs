@@ -122,13 +122,27 @@ impl Freezer {
 pub(super) struct Frozen<'a>(Option<&'a Freezer>);
 
 impl Frozen<'_> {
-    /// Waits until every task stands.
-    pub(super) fn wait(&self, daemon: &Daemon<'_>, until: Deadline) -> Result<(), Refusal> {
+    /// Waits until every task stands, these threads among them, which were let go of a moment ago.
+    ///
+    /// v2 counts a traced thread as frozen, but when it is let go of it has to get to where it freezes by
+    /// itself, and until it has run that far the cgroup is not frozen (`cgroup_leave_frozen` in the
+    /// kernel's `ptrace_stop`).
+    pub(super) fn wait(
+        &self,
+        daemon: &Daemon<'_>,
+        mut let_go: Vec<u32>,
+        until: Deadline,
+    ) -> Result<(), Refusal> {
         let Some(freezer) = self.0 else {
             return Ok(());
         };
+        let mut stand = || {
+            let runs = |tid: &u32| sys::proc::status(*tid).is_ok_and(|status| status.state == 'R');
+            let_go.retain(runs);
+            let_go.is_empty()
+        };
         let mut looks = 0_u32;
-        while !freezer.is_frozen()? {
+        while !(stand() && freezer.is_frozen()?) {
             daemon.pause(until, &"freezing the cgroup")?;
             looks += 1;
             if looks.is_multiple_of(ASK_AGAIN) {

@@ -54,6 +54,11 @@ impl Tasks {
             .any(|threads| threads.contains(&tid))
     }
 
+    /// Lets go of all, and returns their ids.
+    pub(super) fn let_go(self) -> Vec<u32> {
+        self.processes.values().flatten().copied().collect()
+    }
+
     fn count(&self) -> usize {
         let standing: usize = self.processes.values().map(Vec::len).sum();
         standing + self.moving.len()
