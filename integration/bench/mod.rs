@@ -70,6 +70,9 @@ fn compare(options: &Options) -> Result<bool> {
     if !arena::inside() {
         let missing = needs::missing();
         anyhow::ensure!(missing.is_empty(), "{}", missing.join("\n"));
+        // Its packages may have to be downloaded, and there is no network inside.
+        let program = needs::program("bench")?;
+        needs::program_image(&program.display().to_string())?;
         return Err(arena::become_inside());
     }
     interrupt::catch()?;
