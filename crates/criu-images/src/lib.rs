@@ -48,5 +48,6 @@ mod violation;
 mod wire;
 
 pub use limits::Limits;
+pub use names::has_tracked_connections;
 pub use source::{ImageSource, MemoryImages};
 pub use violation::{Violation, ViolationKind};

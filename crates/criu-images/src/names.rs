@@ -225,6 +225,21 @@ impl ImageName {
     }
 }
 
+/// Whether an image has the connections that the kernel tracked in a network namespace, or expected
+/// (`netns-ct-N.img`, `netns-exp-N.img`).
+///
+/// CRIU dumps them also of a namespace that it is told to leave alone, where something in it has
+/// connections tracked, and sends them to the kernel as they are: a forged one is any request to any
+/// part of netfilter, in the new pod's namespace (`dump_net_ns`, `restore_nf_ct` in `criu/net.c` of CRIU
+/// 4.2). They belong to the old pod, and have no use in another: leave them out of an image set.
+/// [`crate::policy::check`] refuses them.
+#[must_use]
+pub fn has_tracked_connections(name: &str) -> bool {
+    let number = |kind| name.strip_prefix(kind)?.strip_suffix(".img");
+    let number = number("netns-ct-").or_else(|| number("netns-exp-"));
+    number.and_then(decimal).is_some()
+}
+
 /// A number as `%u` prints it: no sign, no leading zero.
 fn decimal(text: &str) -> Option<u32> {
     decimal64(text).and_then(|number| u32::try_from(number).ok())
@@ -243,7 +258,7 @@ fn hexadecimal(text: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Header, ImageName};
+    use super::{Header, ImageName, has_tracked_connections};
 
     #[test]
     fn known_names_are_told_apart() {
@@ -288,6 +303,22 @@ mod tests {
             "bpfmap-data.img",
         ] {
             assert_eq!(ImageName::parse(name), None, "{name:?}");
+        }
+    }
+
+    #[test]
+    fn tracked_connections_are_told_apart_and_are_no_image_that_is_known() {
+        for name in ["netns-ct-10.img", "netns-exp-10.img"] {
+            assert!(has_tracked_connections(name), "{name}");
+            assert_eq!(ImageName::parse(name), None, "{name}");
+        }
+        for name in [
+            "netns-10.img",
+            "netns-ct-.img",
+            "netns-ct-1",
+            "netns-nf-1.img",
+        ] {
+            assert!(!has_tracked_connections(name), "{name}");
         }
     }
 

@@ -117,7 +117,7 @@ fn proc(pid: Pid, name: &str) -> Result<String> {
 }
 
 /// Where a container is frozen.
-fn freezer(pod: &Pod, container: &Container) -> Result<PathBuf> {
+pub(super) fn freezer(pod: &Pod, container: &Container) -> Result<PathBuf> {
     let linux = pod.config.linux.as_ref().context("a pod without linux")?;
     cgroups::freezer(&format!("{}/{}", linux.cgroup_parent, container.id))
 }

@@ -10,6 +10,7 @@ mod engines;
 mod forged;
 mod hostile;
 mod kubernetes;
+mod network;
 mod pods;
 mod story;
 mod survival;
@@ -78,6 +79,7 @@ fn trials() -> Vec<Trial> {
         applications::TESTS,
         tools::TESTS,
         kubernetes::TESTS,
+        network::TESTS,
     ]
     .into_iter()
     .flatten();

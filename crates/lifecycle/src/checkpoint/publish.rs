@@ -94,7 +94,7 @@ fn append(writer: &mut ArchiveWriter, name: &str, bytes: &[u8]) -> Result<(), Er
         .map_err(archive_error)
 }
 
-/// CRIU's images, page images that found no pipe among them.
+/// CRIU's images, page images that found no pipe among them, but nothing of the pod's network.
 fn append_images(writer: &mut ArchiveWriter, images: &OwnedFd) -> Result<(), Error> {
     let failed = |error: std::io::Error| Error::failed("read CRIU's images", error);
     let mut found = Vec::new();
@@ -105,7 +105,10 @@ fn append_images(writer: &mut ArchiveWriter, images: &OwnedFd) -> Result<(), Err
     for entry in directory {
         let entry = entry.map_err(|error| failed(error.into()))?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type() == rustix::fs::FileType::RegularFile && name.ends_with(".img") {
+        if entry.file_type() == rustix::fs::FileType::RegularFile
+            && name.ends_with(".img")
+            && !criu_images::has_tracked_connections(&name)
+        {
             found.push(name);
         }
     }

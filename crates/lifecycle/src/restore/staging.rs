@@ -2,7 +2,8 @@
 //!
 //! Small images are extracted. The page image whose data begins at byte 4096 is not: the archive
 //! itself gets a hard link under its name, and the page map a first entry that skips the tar header
-//! (`criu_images::repair`). Where a link is not possible, it is extracted too.
+//! (`criu_images::repair`). Where a link is not possible, it is extracted too. What the old pod's network
+//! tracked stays in the archive.
 
 use std::fs::File;
 use std::io;
@@ -43,6 +44,10 @@ pub(crate) fn stage(source: Source, directory: &Path) -> Result<bundler::Manifes
         else {
             continue;
         };
+        // Archives of others have them, and older ones of thawd.
+        if criu_images::has_tracked_connections(file) {
+            continue;
+        }
         let page_image = bundler::names::page_image_number(&entry.name).is_some();
         let linked =
             page_image && archive.in_place(&entry.name) && archive.link(&target, file).is_ok();
@@ -303,5 +308,34 @@ impl ImageSource for Staged {
         let mut bytes = vec![0; length];
         file.read_exact_at(&mut bytes, offset.saturating_add(start))?;
         Ok(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_old_pod_s_network_tracked_is_left_out() {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = directory.path().join("one.tar");
+        let mut writer = bundler::ArchiveWriter::create(&path).unwrap();
+        for name in ["core-1.img", "netns-ct-10.img", "netns-exp-10.img"] {
+            writer
+                .append_bytes(&bundler::names::image(name), b"content")
+                .unwrap();
+        }
+        let written = writer.finish(bundler::Manifest::default()).unwrap();
+        written.publish().unwrap();
+        let source = Source {
+            file: File::open(&path).unwrap(),
+            name: path.display().to_string(),
+            path,
+        };
+        let container = directory.path().join("container");
+        std::fs::create_dir(&container).unwrap();
+        assert_eq!(stage(source, &container).unwrap().entries.len(), 3);
+        let staged = Staged::open(&container).unwrap().list().unwrap();
+        assert_eq!(staged, [("core-1.img".to_owned(), 7)]);
     }
 }

@@ -13,6 +13,8 @@ fn unknown_files_are_refused() {
     for name in [
         "rlimit-1.img",
         "iptables-10.img",
+        "netns-ct-10.img",
+        "netns-exp-10.img",
         "apparmor.img",
         "parent",
         "x",
