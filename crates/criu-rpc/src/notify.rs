@@ -20,9 +20,11 @@ pub enum Notify {
     /// Dump: nothing is frozen yet.
     PreDump,
     /// Dump: the tasks are frozen, nothing has been taken yet. Sent whether or not CRIU locks the
-    /// network itself.
+    /// network itself, but not when they are in CRIU's own network namespace (`network_lock` in
+    /// `criu/net.c` of CRIU 4.2).
     NetworkLock,
-    /// Dump: more external resources may be named in the answer.
+    /// Dump: the tasks are frozen, nothing has been taken yet. More external resources may be named in
+    /// the answer.
     QueryExtFiles,
     /// Dump: the images are complete, the tasks still frozen. What lies in a pipe that CRIU writes
     /// page images to are references to the tasks' live pages: drain it before answering.

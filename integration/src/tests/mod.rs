@@ -12,6 +12,7 @@ mod hostile;
 mod kubernetes;
 mod network;
 mod pods;
+mod shapes;
 mod story;
 mod survival;
 mod terminals;
@@ -80,6 +81,7 @@ fn trials() -> Vec<Trial> {
         tools::TESTS,
         kubernetes::TESTS,
         network::TESTS,
+        shapes::TESTS,
     ]
     .into_iter()
     .flatten();

@@ -1,10 +1,12 @@
 //! CRIU's dump, stage by stage.
 //!
 //! ```text
-//!  pre-dump      with protection: memory is made copy-on-write and the cgroup frozen
-//!  network-lock  CRIU holds the tasks: the freezer is let go of; files begin to be captured
-//!  post-dump     files are captured; memory is in the archive, or parked where it does not change
+//!  pre-dump         with protection: memory is made copy-on-write and the cgroup frozen
+//!  query-ext-files  CRIU holds the tasks: the freezer is let go of; files begin to be captured
+//!  post-dump        files are captured; memory is in the archive, or parked where it does not change
 //! ```
+//! (`network-lock` comes right before `query-ext-files`, but not for tasks on the host's network.)
+//!
 //! Where protection is refused, or CRIU cannot seize what is frozen, nothing has been taken yet: the dump
 //! is begun once more without.
 
@@ -50,7 +52,7 @@ pub(super) struct Frame<'a> {
     pub(super) protected: bool,
     /// How long the container stood still.
     pub(super) frozen: Duration,
-    /// What happened between `network-lock` and `post-dump`.
+    /// What happened between `query-ext-files` and `post-dump`.
     pub(super) outcome: Option<Result<Files, Error>>,
 }
 
@@ -107,7 +109,7 @@ impl Frame<'_> {
                     "CRIU's dump");
                 match stage {
                     Notify::PreDump => self.protect(until)?,
-                    Notify::NetworkLock => {
+                    Notify::QueryExtFiles => {
                         let since = self.seized();
                         standing = Some(of.capture(scope, since));
                     }

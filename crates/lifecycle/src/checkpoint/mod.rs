@@ -5,7 +5,7 @@
 //! preflight tasks, files, sockets, space
 //! dump      ── frozen ─────────────────────────────────────────────────────────────┐
 //!           pre-dump: memory is made copy-on-write, where that is possible          │
-//!           network-lock: threads begin on overlay changes, tmpfs, /dev/shm         │
+//!           query-ext-files: threads begin on overlay changes, tmpfs, /dev/shm      │
 //!           CRIU ─▶ FIFOs ─▶ archive, or pipes in which pages do not change         │
 //!           post-dump: all of them finished, FIFOs drained                          │
 //!           ── thawed ────────────────────────────────────────────────────────────┘

@@ -1,7 +1,7 @@
 //! Copy-on-write capture: the container runs on while its memory is written down.
 //!
 //! ```text
-//!  preconditions ─▶ holder ready ─▶ pre-dump: held ─▶ network-lock: handed over ─▶ post-dump ─▶ thawed
+//!  preconditions ─▶ holder ready ─▶ pre-dump: held ─▶ query-ext-files: handed over ─▶ post-dump ─▶ thawed
 //!       │                │                │ refused            CRIU has seized the tasks and thawed
 //!       └────────────────┴────────────────┴──▶ memory is copied while the container stands
 //! ```
