@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::model::{NamespaceMode, SecurityProfile};
 use crate::record::{ContainerRecord, SandboxRecord};
 use crate::spec::host;
-use crate::spec::{self, ImageDefaults, Namespace, Namespaces, PodFiles, SpecInput};
+use crate::spec::{self, ImageDefaults, Namespace, Namespaces, PodFiles, Shm, SpecInput};
 use crate::{sandbox, signals, users};
 
 /// Largest `/etc/passwd` or `/etc/group` of an image, in bytes.
@@ -58,7 +58,7 @@ pub(crate) fn write(
     devices.extend(host::requested_devices(&config.devices)?);
     let mounts = host::prepare_mounts(&config.mounts)?;
     let profile = seccomp_profile(config.security.seccomp.as_ref())?;
-    let files = pod_files(ctx, sandbox);
+    let files = pod_files(ctx, sandbox, record);
     let hostname = hostname(ctx, sandbox)?;
     let built = spec::build(&SpecInput {
         sandbox_id: sandbox.id.as_str(),
@@ -159,19 +159,20 @@ fn seccomp_profile(profile: Option<&SecurityProfile>) -> Result<Option<Vec<u8>>,
 ///
 /// [`Error::Failed`] when the file cannot be read.
 pub(crate) fn hostname(ctx: &Context, sandbox: &SandboxRecord) -> Result<String, Error> {
-    let path = pod_files(ctx, sandbox).hostname;
+    let directory = ctx.config.sandbox_dir(sandbox.id.as_str());
+    let path = directory.join("hostname");
     let text = std::fs::read_to_string(&path).map_err(|error| Error::io("read", &path, error))?;
     Ok(text.trim_end().to_owned())
 }
 
 /// What of the pod its containers see.
-pub(crate) fn pod_files(ctx: &Context, sandbox: &SandboxRecord) -> PodFiles {
+fn pod_files(ctx: &Context, sandbox: &SandboxRecord, record: &ContainerRecord) -> PodFiles {
     let directory = ctx.config.sandbox_dir(sandbox.id.as_str());
     PodFiles {
         hostname: directory.join("hostname"),
         hosts: directory.join("hosts"),
         resolv_conf: directory.join("resolv.conf"),
-        shm: sandbox::shm_path(&ctx.config, sandbox),
+        shm: sandbox::shm(&ctx.config, sandbox, record),
     }
 }
 
@@ -206,7 +207,10 @@ fn namespaces(
     Ok(Namespaces {
         net: at(Kind::Net, own_network),
         uts: at(Kind::Uts, own_network),
-        ipc: at(Kind::Ipc, of_pod.ipc != NamespaceMode::Node),
+        ipc: match sandbox::shm(&ctx.config, sandbox, record) {
+            Shm::Own { .. } => Namespace::New,
+            Shm::Shared(_) => at(Kind::Ipc, of_pod.ipc != NamespaceMode::Node),
+        },
         pid,
     })
 }

@@ -63,7 +63,7 @@ pub enum NamespaceMode {
     /// One namespace for the whole pod (CRI `POD`).
     #[default]
     Pod,
-    /// One namespace for each container (CRI `CONTAINER`; pid only).
+    /// One namespace for each container (CRI `CONTAINER`; pid and IPC).
     Container,
     /// The host's own namespace (CRI `NODE`).
     Node,
@@ -78,7 +78,7 @@ pub struct NamespaceOptions {
     pub network: NamespaceMode,
     /// Process ids: any mode.
     pub pid: NamespaceMode,
-    /// System V IPC, POSIX message queues and /dev/shm: `Pod` or `Node`.
+    /// System V IPC, POSIX message queues and /dev/shm: any mode but `Target`.
     pub ipc: NamespaceMode,
 }
 

@@ -18,7 +18,8 @@ use crate::config::NodeConfig;
 use crate::context::{CLEAN_UP, Context, STEP, with};
 use crate::error::{Error, Failed};
 use crate::model::{NamespaceMode, SandboxConfig};
-use crate::record::{SandboxRecord, SandboxState};
+use crate::record::{ContainerRecord, SandboxRecord, SandboxState};
+use crate::spec::Shm;
 
 /// Interface name in the pod.
 const INTERFACE: &str = "eth0";
@@ -34,13 +35,25 @@ pub(crate) fn netns_path(config: &NodeConfig, record: &SandboxRecord) -> Option<
     own.then(|| pin_path(config, record.id.as_str(), sys::ns::Kind::Net))
 }
 
-/// The pod's /dev/shm on the host.
-pub(crate) fn shm_path(config: &NodeConfig, record: &SandboxRecord) -> PathBuf {
-    if record.config.namespaces.ipc == NamespaceMode::Node {
-        PathBuf::from("/dev/shm")
-    } else {
-        config.sandbox_run_dir(record.id.as_str()).join("shm")
+/// What a container has at /dev/shm, which goes with its IPC namespace. A request that says nothing means
+/// the pod's mode; a pod that gives each container one of its own has none to share.
+pub(crate) fn shm(
+    config: &NodeConfig,
+    sandbox: &SandboxRecord,
+    container: &ContainerRecord,
+) -> Shm {
+    let modes = [
+        &container.config.security.namespaces.ipc,
+        &sandbox.config.namespaces.ipc,
+    ];
+    if modes.contains(&&NamespaceMode::Container) {
+        let limit_bytes = config.shm_bytes;
+        return Shm::Own { limit_bytes };
     }
+    Shm::Shared(match sandbox.config.namespaces.ipc {
+        NamespaceMode::Node => PathBuf::from("/dev/shm"),
+        _ => config.sandbox_run_dir(sandbox.id.as_str()).join("shm"),
+    })
 }
 
 /// Stores the intent, builds what the record asks for and returns it as `Ready`.

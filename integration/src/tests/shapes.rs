@@ -1,6 +1,8 @@
 //! Containers of every shape that a pod's specification can ask for are frozen and thawed.
 
-use anyhow::{Context as _, Result};
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result, ensure};
 use cri_server::v1;
 use tonic::Code;
 
@@ -31,6 +33,7 @@ pub(super) const TESTS: &[(&str, Test)] = &[
         })
         .thaws(thawd)
     }),
+    ("shapes::with_ipc_of_its_own", with_ipc_of_its_own),
     ("shapes::privileged", |thawd| {
         let mut shape = Shape::of(namespaces());
         let context = security(&mut shape.container);
@@ -49,8 +52,14 @@ struct Shape {
 
 impl Shape {
     fn of(namespaces: v1::NamespaceOption) -> Self {
-        let features = ["counter", "memory=64", "threads=2", "tcp=7000"];
-        let mut container = workload_config("workload", &features);
+        Self::with(
+            namespaces,
+            &["counter", "memory=64", "threads=2", "tcp=7000"],
+        )
+    }
+
+    fn with(namespaces: v1::NamespaceOption, features: &[&str]) -> Self {
+        let mut container = workload_config("workload", features);
         security(&mut container).namespace_options = Some(namespaces.clone());
         Self {
             container,
@@ -91,7 +100,24 @@ impl Shape {
     }
 }
 
-/// CRIU has no stage for a network that is its own. And what was on one network does not get to the other.
+/// What was of the one shape is not made into the other.
+fn refused_as(thawd: &Thawd, from: &Shape, to: &Shape, words: &[&str]) -> Result<()> {
+    let pod = from.pod(thawd, "from")?;
+    let original = pod.start(from.container.clone())?;
+    original.log.wait_count(3)?;
+    let archive = thawd.path("archives/of-the-other.tar");
+    original.checkpoint(&archive).context("the checkpoint")?;
+    pod.remove()?;
+    let pod = to.pod(thawd, "to")?;
+    let source = archive.display().to_string();
+    let mut config = original.restored_config(&source, "copy");
+    security(&mut config).namespace_options = Some(to.namespaces.clone());
+    refused(pod.create(config).map(drop), Code::PermissionDenied, words)?;
+    pod.remove()?;
+    Ok(std::fs::remove_file(&archive)?)
+}
+
+/// CRIU has no stage for a network that is its own.
 fn on_the_host_s_network(thawd: &mut Thawd) -> Result<()> {
     let host = Shape::of(v1::NamespaceOption {
         network: v1::NamespaceMode::Node.into(),
@@ -99,26 +125,42 @@ fn on_the_host_s_network(thawd: &mut Thawd) -> Result<()> {
     });
     let pods = Shape::of(namespaces());
     thawd.load("workload")?;
-    for (from, to, words) in [
-        (&host, &pods, "is the host's namespace"),
-        (&pods, &host, "is a namespace of its own"),
-    ] {
-        let pod = from.pod(thawd, "from")?;
-        let original = pod.start(from.container.clone())?;
-        original.log.wait_count(3)?;
-        let archive = thawd.path("archives/of-the-other.tar");
-        original.checkpoint(&archive).context("the checkpoint")?;
-        pod.remove()?;
-        let pod = to.pod(thawd, "to")?;
-        let source = archive.display().to_string();
-        let mut config = original.restored_config(&source, "copy");
-        security(&mut config).namespace_options = Some(to.namespaces.clone());
-        let words = ["net_ns_id", words];
-        refused(pod.create(config).map(drop), Code::PermissionDenied, &words)?;
-        pod.remove()?;
-        std::fs::remove_file(&archive)?;
-    }
+    let (of_host, of_pod) = ("is the host's namespace", "is a namespace of its own");
+    refused_as(thawd, &host, &pods, &["net_ns_id", of_host])?;
+    refused_as(thawd, &pods, &host, &["net_ns_id", of_pod])?;
     host.thaws(thawd)
+}
+
+/// Two containers of a pod do not see each other's /dev/shm, which is a tmpfs in the archive.
+fn with_ipc_of_its_own(thawd: &mut Thawd) -> Result<()> {
+    let features = ["counter", "memory=64", "tmpfs=/dev/shm", "semaphore"];
+    let own = v1::NamespaceOption {
+        ipc: v1::NamespaceMode::Container.into(),
+        ..namespaces()
+    };
+    let (own, pods) = (
+        Shape::with(own, &features),
+        Shape::with(namespaces(), &features),
+    );
+    thawd.load("workload")?;
+    let pod = own.pod(thawd, "pod")?;
+    let mut other = own.container.clone();
+    other.log_path = "other.log".to_owned();
+    other.metadata.get_or_insert_default().name = "other".to_owned();
+    let pair = [pod.start(own.container.clone())?, pod.start(other)?];
+    pair[0].log.wait_count(3)?;
+    let mut seen = BTreeSet::new();
+    for container in &pair {
+        let script = "readlink /proc/self/ns/ipc; touch /dev/shm/$$; stat -f -c %i /dev/shm";
+        let ran = container.exec(&["sh", "-c", script])?;
+        ensure!(ran.code == 0, "{ran:?}");
+        seen.extend(ran.stdout.lines().map(str::to_owned));
+    }
+    ensure!(seen.len() == 4, "two namespaces and two mounts: {seen:?}");
+    pod.remove()?;
+    refused_as(thawd, &own, &pods, &["/dev/shm"])?;
+    refused_as(thawd, &pods, &own, &["/dev/shm"])?;
+    own.thaws(thawd)
 }
 
 /// As a pod of the restricted security standard, with limits.

@@ -44,19 +44,25 @@ pub(crate) fn namespaces(from: Option<v1::NamespaceOption>, of: Of) -> Checked<N
             ));
         }
     };
+    let ipc = match enumeration("ipc", from.ipc)? {
+        v1::NamespaceMode::Pod => NamespaceMode::Pod,
+        v1::NamespaceMode::Container => NamespaceMode::Container,
+        v1::NamespaceMode::Node => NamespaceMode::Node,
+        v1::NamespaceMode::Target => return Err(invalid("ipc", "TARGET is for pid only")),
+    };
     Ok(NamespaceOptions {
-        network: pod_or_node("network", from.network)?,
+        network: network(from.network)?,
         pid,
-        ipc: pod_or_node("ipc", from.ipc)?,
+        ipc,
     })
 }
 
-fn pod_or_node(field: &str, value: i32) -> Checked<NamespaceMode> {
-    match enumeration(field, value)? {
+fn network(value: i32) -> Checked<NamespaceMode> {
+    match enumeration("network", value)? {
         v1::NamespaceMode::Pod => Ok(NamespaceMode::Pod),
         v1::NamespaceMode::Node => Ok(NamespaceMode::Node),
         other => Err(invalid(
-            field,
+            "network",
             format!("{} is not possible; POD and NODE are", other.as_str_name()),
         )),
     }

@@ -30,6 +30,7 @@ use crate::context::Context;
 use crate::engine::Usable;
 use crate::error::{Error, chain};
 use crate::sandbox;
+use crate::spec::Shm;
 
 /// Time for CRIU to freeze the tasks.
 const FREEZE: Duration = Duration::from_secs(10);
@@ -197,8 +198,10 @@ impl Of<'_> {
             let side = scope.spawn(move || sides::tree(job, subject.init, path, member));
             standing.sides.push(side);
         }
-        let shm = sandbox::shm_path(&ctx.config, &job.sandbox);
-        if shm != Path::new("/dev/shm") {
+        // The host's is not captured, and one of its own is a tmpfs among the others.
+        if let Shm::Shared(shm) = sandbox::shm(&ctx.config, &job.sandbox, &job.container)
+            && shm != Path::new("/dev/shm")
+        {
             let side = scope.spawn(move || sides::pod_shm(job, &shm));
             standing.sides.push(side);
         }

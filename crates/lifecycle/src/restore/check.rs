@@ -7,11 +7,12 @@ use criu_images::repair::CoreEdits;
 use criu_images::{Violation, ViolationKind};
 use rustix::fs::OFlags;
 
-use super::{policy, staging};
+use super::{policy, staging, start, tmpfs};
 use crate::bundle;
 use crate::context::Context;
 use crate::error::{Error, chain};
 use crate::record::{ContainerRecord, SandboxRecord};
+use crate::spec::Shm;
 
 /// Largest image that is repaired, in bytes; a larger one is refused as malformed.
 const REPAIR_BYTES: usize = 256 << 20;
@@ -37,6 +38,10 @@ pub(crate) fn check(
     let directory = ctx.config.container_dir(record.id.as_str());
     let request = policy::request(spec)?;
     let staged = staging::Staged::open(&directory)?;
+    for content in staging::manifest(&directory)?.tmpfs {
+        tmpfs::purpose(spec, Path::new(&content.destination))?;
+    }
+    start::pod_shm(ctx, sandbox, record, &directory)?;
     let hostname = bundle::hostname(ctx, sandbox)?;
     repair(&directory, &staged, &request, &hostname)?;
     let summary = images_policy::check(&staged, &request).map_err(|found| explain(&found))?;
@@ -46,8 +51,8 @@ pub(crate) fn check(
         bundler::apply_overlay_diff(diff, &root, &bundler::Limits::rootfs())
             .map_err(|error| Error::invalid(bundler::names::ROOTFS_DIFF, chain(&error)))?;
     }
-    let shm = crate::sandbox::shm_path(&ctx.config, sandbox);
-    let later = free_of_links(&summary.paths, &bases(spec, &rootfs.merged, &shm))?;
+    let shm = crate::sandbox::shm(&ctx.config, sandbox, record);
+    let later = free_of_links(&summary.paths, &bases(spec, &rootfs.merged, shm))?;
     staging::keep_tmpfs_paths(&directory, &later)?;
     staged.finish(&directory)
 }
@@ -106,7 +111,7 @@ fn repair(
 }
 
 /// Mount points whose content this host has, and where.
-fn bases(spec: &serde_json::Value, merged: &Path, shm: &Path) -> Vec<(PathBuf, PathBuf)> {
+fn bases(spec: &serde_json::Value, merged: &Path, shm: Shm) -> Vec<(PathBuf, PathBuf)> {
     let mut bases = vec![(PathBuf::from("/"), merged.to_path_buf())];
     let mounts = spec.get("mounts").and_then(serde_json::Value::as_array);
     for mount in mounts.into_iter().flatten() {
@@ -118,7 +123,9 @@ fn bases(spec: &serde_json::Value, merged: &Path, shm: &Path) -> Vec<(PathBuf, P
             bases.push((destination.into(), source.into()));
         }
     }
-    bases.push((PathBuf::from("/dev/shm"), shm.to_path_buf()));
+    if let Shm::Shared(path) = shm {
+        bases.push((PathBuf::from("/dev/shm"), path));
+    }
     bases
 }
 

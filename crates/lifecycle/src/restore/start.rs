@@ -17,6 +17,7 @@ use crate::context::{Context, with};
 use crate::error::{Error, chain};
 use crate::record::{ContainerRecord, ContainerState, SandboxRecord};
 use crate::sandbox;
+use crate::spec::Shm;
 
 /// Largest log text of the archive that goes into the new log, in bytes.
 const LOG_BYTES: u64 = 16 << 20;
@@ -77,7 +78,9 @@ fn restore(
     mounts.extend(own_cgroups(ctx, &record));
     let masks = place::masks(&run_dir, &spec, &mounts)?;
     mounts.extend(masks);
-    fill_shm(ctx, sandbox, &directory)?;
+    if let Some(shm) = pod_shm(ctx, sandbox, &record, &directory)? {
+        fill_shm(shm)?;
+    }
     carry_log(&record, &directory)?;
     let config = RelayConfig {
         tcp_close: true,
@@ -129,12 +132,7 @@ fn rebuild_tmpfs(
     let mut mounts = Vec::new();
     for (index, content) in manifest.tmpfs.iter().enumerate() {
         let destination = Path::new(&content.destination);
-        let Some(purpose) = tmpfs::purpose(spec, destination) else {
-            let shown = &content.destination;
-            let problem =
-                format!("the checkpoint has a tmpfs at {shown}, the request has none there");
-            return Err(Error::Denied(problem));
-        };
+        let purpose = tmpfs::purpose(spec, destination)?;
         let file = staging::open(directory, &content.entry)?;
         let path = tmpfs::build(run_dir, index, destination, spec, purpose, file)?;
         mounts.push((
@@ -166,18 +164,33 @@ fn own_cgroups(ctx: &Context, record: &ContainerRecord) -> Vec<(String, String)>
     .collect()
 }
 
-/// Puts the archive's /dev/shm into the new pod's.
-fn fill_shm(ctx: &Context, sandbox: &SandboxRecord, directory: &Path) -> Result<(), Error> {
+/// The content of /dev/shm that the archive has, and the new pod's /dev/shm.
+///
+/// # Errors
+///
+/// [`Error::Denied`] for a request that shares the host's or has one of its own.
+pub(super) fn pod_shm(
+    ctx: &Context,
+    sandbox: &SandboxRecord,
+    record: &ContainerRecord,
+    directory: &Path,
+) -> Result<Option<(File, PathBuf)>, Error> {
     let Some(content) = staging::open(directory, bundler::names::DEVSHM)? else {
-        return Ok(());
+        return Ok(None);
     };
-    let path = sandbox::shm_path(&ctx.config, sandbox);
-    if path == Path::new("/dev/shm") {
-        return Err(Error::Denied(
-            "the checkpoint has content for the pod's /dev/shm, but the request shares the host's"
-                .into(),
-        ));
+    let denied = |whose| {
+        let problem = "the checkpoint has content for the pod's /dev/shm, but the request has";
+        Err(Error::Denied(format!("{problem} {whose}")))
+    };
+    match sandbox::shm(&ctx.config, sandbox, record) {
+        Shm::Shared(path) if path == Path::new("/dev/shm") => denied("the host's"),
+        Shm::Shared(path) => Ok(Some((content, path))),
+        Shm::Own { .. } => denied("the container's own"),
     }
+}
+
+/// Puts the archive's /dev/shm into the new pod's.
+fn fill_shm((content, path): (File, PathBuf)) -> Result<(), Error> {
     let root = sys::fs::open_dir(&path).map_err(|error| Error::io("open", &path, error))?;
     bundler::restore_tree(content, &root, &bundler::Limits::tmpfs())
         .map(drop)

@@ -77,17 +77,21 @@ pub(crate) enum Purpose {
     Plain,
 }
 
-/// Decides whether the request's spec has a tmpfs at `destination`, and what for.
-pub(crate) fn purpose(spec: &serde_json::Value, destination: &Path) -> Option<Purpose> {
+/// Decides what the tmpfs at `destination` of the request's spec is for.
+///
+/// # Errors
+///
+/// [`Error::Denied`] when it has none there.
+pub(crate) fn purpose(spec: &serde_json::Value, destination: &Path) -> Result<Purpose, Error> {
     if destination == Path::new("/dev") {
-        return Some(Purpose::Dev);
+        return Ok(Purpose::Dev);
     }
     let text = destination.to_string_lossy();
     if strings(spec, "/linux/maskedPaths")
         .iter()
         .any(|path| *path == text)
     {
-        return Some(Purpose::Masked);
+        return Ok(Purpose::Masked);
     }
     let mounts = spec.get("mounts").and_then(serde_json::Value::as_array);
     let plain = mounts.into_iter().flatten().any(|mount| {
@@ -96,7 +100,11 @@ pub(crate) fn purpose(spec: &serde_json::Value, destination: &Path) -> Option<Pu
         };
         is("destination", &text) && (is("type", "tmpfs") || is("type", "cgroup"))
     });
-    plain.then_some(Purpose::Plain)
+    plain.then_some(Purpose::Plain).ok_or_else(|| {
+        Error::Denied(format!(
+            "the checkpoint has a tmpfs at {text}, the request has none there"
+        ))
+    })
 }
 
 /// Mounts and fills one tmpfs and returns its path on the host.
@@ -293,13 +301,14 @@ mod tests {
             ],
             "linux": {"maskedPaths": ["/proc/acpi"]},
         });
-        let check = |path: &str| purpose(&spec, Path::new(path));
+        let check = |path: &str| purpose(&spec, Path::new(path)).ok();
         assert_eq!(check("/dev"), Some(Purpose::Dev));
         assert_eq!(check("/proc/acpi"), Some(Purpose::Masked));
         assert_eq!(check("/run"), Some(Purpose::Plain));
         assert_eq!(check("/sys/fs/cgroup"), Some(Purpose::Plain));
         assert_eq!(check("/data"), None);
-        assert_eq!(check("/etc"), None);
+        let error = purpose(&spec, Path::new("/etc")).unwrap_err();
+        assert!(matches!(&error, Error::Denied(text) if text.contains("/etc")));
         assert_eq!(
             size_and_mode(&spec, Path::new("/run")),
             (Some(64 << 20), 0o1777)

@@ -76,7 +76,19 @@ pub struct PodFiles {
     /// For `/etc/resolv.conf`.
     pub resolv_conf: PathBuf,
     /// For `/dev/shm`.
-    pub shm: PathBuf,
+    pub shm: Shm,
+}
+
+/// What a container has at `/dev/shm`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shm {
+    /// The pod's or the host's, which is there on the host.
+    Shared(PathBuf),
+    /// A tmpfs of its own.
+    Own {
+        /// Its size.
+        limit_bytes: u64,
+    },
 }
 
 /// Everything that a spec is made from.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  /proc /dev /dev/pts /dev/mqueue /sys /sys/fs/cgroup     made by the OCI runtime, in this order
-//!  /dev/shm /etc/hostname /etc/hosts /etc/resolv.conf      the pod's, bound
+//!  /dev/shm /etc/hostname /etc/hosts /etc/resolv.conf      the pod's, bound; the first may be its own
 //!  the request's                                           bound; parents before children
 //! ```
 //!
@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 
 use oci_spec::runtime::Mount as OciMount;
 
-use super::SpecInput;
+use super::{Shm, SpecInput};
 use crate::error::Error;
 use crate::model::{Mount, Propagation};
 
@@ -174,15 +174,29 @@ fn own(input: &SpecInput<'_>) -> Vec<OciMount> {
     ]
 }
 
+fn shm(wanted: &Shm) -> OciMount {
+    let quiet = ["nosuid", "noexec", "nodev"];
+    match wanted {
+        Shm::Shared(path) => {
+            let options = [&["rbind", "rprivate"], &quiet[..], &["rw"]].concat();
+            bind(Path::new("/dev/shm"), path, &options)
+        }
+        Shm::Own { limit_bytes } => {
+            let size = format!("size={limit_bytes}");
+            let options = [&quiet[..], &["mode=1777", &size]].concat();
+            mount("/dev/shm", "tmpfs", "shm", &options)
+        }
+    }
+}
+
 fn pod_files(input: &SpecInput<'_>) -> Vec<OciMount> {
     let access = if input.config.security.readonly_rootfs {
         "ro"
     } else {
         "rw"
     };
-    let shm = ["rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"];
     let files = input.files;
-    let mut list = vec![bind(Path::new("/dev/shm"), &files.shm, &shm)];
+    let mut list = vec![shm(&files.shm)];
     for (destination, source) in [
         ("/etc/hostname", &files.hostname),
         ("/etc/hosts", &files.hosts),

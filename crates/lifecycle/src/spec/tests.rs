@@ -69,7 +69,7 @@ impl Case {
                 hostname: file("hostname"),
                 hosts: file("hosts"),
                 resolv_conf: file("resolv.conf"),
-                shm: file("shm"),
+                shm: Shm::Shared(file("shm")),
             },
             devices: Vec::new(),
             seccomp_profile: None,

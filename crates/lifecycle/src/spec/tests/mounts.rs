@@ -37,6 +37,11 @@ fn parents_are_mounted_before_children_and_the_last_of_a_place_wins() {
         "/data/deep/er rbind,rprivate,rw",
     ];
     assert_eq!(case.mounts(), expected);
+    case.files.shm = Shm::Own {
+        limit_bytes: 1 << 20,
+    };
+    let own = "/dev/shm nosuid,noexec,nodev,mode=1777,size=1048576";
+    assert_eq!(case.mounts()[8], own);
     let spec = case.spec();
     let source = spec.mounts().as_ref().unwrap()[6].source().clone().unwrap();
     assert_eq!(source, Path::new("/4"));

@@ -69,7 +69,7 @@ impl Bundle {
             hostname: path.join("hostname"),
             hosts: path.join("hosts"),
             resolv_conf: path.join("resolv.conf"),
-            shm: path.join("shm"),
+            shm: Shm::Shared(path.join("shm")),
         };
         let name = path
             .file_name()
