@@ -1,6 +1,8 @@
 //! The OCI bundle of a container: looking up what a spec needs, making the spec, writing it.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::OFlags;
 
@@ -56,9 +58,14 @@ pub(crate) fn write(
         devices.extend(host::all_devices());
     }
     devices.extend(host::requested_devices(&config.devices)?);
-    let mounts = host::prepare_mounts(&config.mounts)?;
+    let root = sys::fs::open_dir(&rootfs.merged)
+        .map_err(|error| Error::io("open", &rootfs.merged, error))?;
+    let mut mounts = host::prepare_mounts(&config.mounts)?;
+    for mount in &mut mounts {
+        mount.container_path = place(&root, &mount.container_path)?;
+    }
     let profile = seccomp_profile(config.security.seccomp.as_ref())?;
-    let files = pod_files(ctx, sandbox, record);
+    let files = pod_files(ctx, sandbox, record, &root)?;
     let hostname = hostname(ctx, sandbox)?;
     let built = spec::build(&SpecInput {
         sandbox_id: sandbox.id.as_str(),
@@ -92,6 +99,20 @@ pub(crate) fn write(
         spec,
         user: (user.uid, user.gid, user.groups),
         stop_signal,
+    })
+}
+
+/// Where a mount at `path` will be: links of the root filesystem are followed, as the OCI runtime does.
+/// What lies in one of the spec's own mounts is not in the root filesystem.
+fn place(root: &OwnedFd, path: &Path) -> Result<PathBuf, Error> {
+    let mounted = ["/dev", "/proc", "/sys"];
+    let plain = path.is_absolute() && !path.components().any(|part| part == Component::ParentDir);
+    if !plain || mounted.iter().any(|mount| path.starts_with(mount)) {
+        return Ok(path.to_owned());
+    }
+    sys::fs::follow_in_root(root, path).map_err(|error| {
+        let problem = format!("follow links of the image to {}: {error}", path.display());
+        Error::invalid("mounts.container_path", problem)
     })
 }
 
@@ -166,14 +187,27 @@ pub(crate) fn hostname(ctx: &Context, sandbox: &SandboxRecord) -> Result<String,
 }
 
 /// What of the pod its containers see.
-fn pod_files(ctx: &Context, sandbox: &SandboxRecord, record: &ContainerRecord) -> PodFiles {
+fn pod_files(
+    ctx: &Context,
+    sandbox: &SandboxRecord,
+    record: &ContainerRecord,
+    root: &OwnedFd,
+) -> Result<PodFiles, Error> {
     let directory = ctx.config.sandbox_dir(sandbox.id.as_str());
-    PodFiles {
+    let mut links = BTreeMap::new();
+    for path in ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"].map(PathBuf::from) {
+        let place = place(root, &path)?;
+        if place != path {
+            links.insert(path, place);
+        }
+    }
+    Ok(PodFiles {
         hostname: directory.join("hostname"),
         hosts: directory.join("hosts"),
         resolv_conf: directory.join("resolv.conf"),
         shm: sandbox::shm(&ctx.config, sandbox, record),
-    }
+        links,
+    })
 }
 
 fn namespaces(

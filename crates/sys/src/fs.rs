@@ -17,9 +17,11 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
+mod links;
 mod tree;
 mod xattr;
 
+pub use links::follow_in_root;
 pub use tree::{make_dir_all, remove_beneath, remove_tree};
 pub use xattr::{get_xattr, list_xattrs, remove_xattr, set_xattr};
 

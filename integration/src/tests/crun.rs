@@ -14,7 +14,7 @@ use cri_server::v1;
 use tonic::Code;
 
 use super::bad_input::{refused, script};
-use super::{Test, applications, cow, story, survival};
+use super::{Test, applications, cow, shapes, story, survival};
 use crate::harness::containers::{Container, Pod, pod_config, workload_config};
 use crate::harness::daemon::{Ground, Thawd};
 use crate::harness::needs::CRUN as CRUN_PROGRAM;
@@ -61,6 +61,15 @@ const ON_CRUN: &[(&str, Test)] = &[
         cow::one_moment(thawd, 1)
     }),
     ("crun::a_bind_mount_survives", survival::a_bind_mount),
+    (
+        "crun::volumes_behind_links_of_the_image_survive",
+        shapes::behind_links,
+    ),
+    (
+        "crun::survives_on_the_host_s_network",
+        shapes::on_the_host_s_network,
+    ),
+    ("crun::ipc_of_its_own_survives", shapes::with_ipc_of_its_own),
     ("crun::a_terminal_survives", survival::a_terminal),
     (
         "crun::tcp_connections_of_the_original_survive",

@@ -1,6 +1,7 @@
 //! Containers of every shape that a pod's specification can ask for are frozen and thawed.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use cri_server::v1;
@@ -34,6 +35,10 @@ pub(super) const TESTS: &[(&str, Test)] = &[
         .thaws(thawd)
     }),
     ("shapes::with_ipc_of_its_own", with_ipc_of_its_own),
+    (
+        "shapes::with_volumes_behind_links_of_the_image",
+        behind_links,
+    ),
     ("shapes::privileged", |thawd| {
         let mut shape = Shape::of(namespaces());
         let context = security(&mut shape.container);
@@ -118,7 +123,7 @@ fn refused_as(thawd: &Thawd, from: &Shape, to: &Shape, words: &[&str]) -> Result
 }
 
 /// CRIU has no stage for a network that is its own.
-fn on_the_host_s_network(thawd: &mut Thawd) -> Result<()> {
+pub(super) fn on_the_host_s_network(thawd: &mut Thawd) -> Result<()> {
     let host = Shape::of(v1::NamespaceOption {
         network: v1::NamespaceMode::Node.into(),
         ..namespaces()
@@ -132,7 +137,7 @@ fn on_the_host_s_network(thawd: &mut Thawd) -> Result<()> {
 }
 
 /// Two containers of a pod do not see each other's /dev/shm, which is a tmpfs in the archive.
-fn with_ipc_of_its_own(thawd: &mut Thawd) -> Result<()> {
+pub(super) fn with_ipc_of_its_own(thawd: &mut Thawd) -> Result<()> {
     let features = ["counter", "memory=64", "tmpfs=/dev/shm", "semaphore"];
     let own = v1::NamespaceOption {
         ipc: v1::NamespaceMode::Container.into(),
@@ -161,6 +166,50 @@ fn with_ipc_of_its_own(thawd: &mut Thawd) -> Result<()> {
     refused_as(thawd, &own, &pods, &["/dev/shm"])?;
     refused_as(thawd, &pods, &own, &["/dev/shm"])?;
     own.thaws(thawd)
+}
+
+/// Most images have links where Kubernetes mounts a pod's token: `/var/run` leads to `/run`. And `/lib`
+/// leads to `/usr/lib`.
+pub(super) fn behind_links(thawd: &mut Thawd) -> Result<()> {
+    let mut shape = Shape::of(namespaces());
+    let volume = thawd.path("volume");
+    std::fs::create_dir(&volume)?;
+    write(&volume.join("token"), "secret")?;
+    let mut mount = |path: &str, host: &Path, readonly| {
+        shape.container.mounts.push(v1::Mount {
+            container_path: path.to_owned(),
+            host_path: host.display().to_string(),
+            readonly,
+            ..Default::default()
+        });
+    };
+    let token = "/var/run/secrets/kubernetes.io/serviceaccount";
+    mount(token, &volume, true);
+    mount("/lib/one/file", &volume.join("token"), false);
+    shape.thaws(thawd)?;
+    let list = thawd
+        .cri()
+        .list_containers(v1::ListContainersRequest::default())?;
+    let copy = list.containers.first().context("no container")?.id.clone();
+    let request = v1::ContainerStatusRequest {
+        container_id: copy,
+        verbose: false,
+    };
+    let status = thawd
+        .cri()
+        .container_status(request)?
+        .status
+        .context("no status")?;
+    let shown = status
+        .mounts
+        .iter()
+        .any(|mount| mount.container_path == token);
+    ensure!(
+        shown,
+        "a status shows the request's path: {:?}",
+        status.mounts
+    );
+    Ok(())
 }
 
 /// As a pod of the restricted security standard, with limits.

@@ -1,5 +1,6 @@
 //! The JSON files of an archive (`checkpoint-facts`: the names and keys that checkpointctl reads).
 
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use bundler::{Container, Engine, Image, Manifest, MountNeed, Pod, Runtime, TmpfsContent};
@@ -9,6 +10,14 @@ use super::Job;
 use super::mounts::DumpMounts;
 use crate::context::Context;
 use crate::engine::Usable;
+
+/// Destinations that every container of thawd has, whatever the request says.
+const OWN_BINDS: [&str; 4] = [
+    "/etc/hosts",
+    "/etc/hostname",
+    "/etc/resolv.conf",
+    "/dev/shm",
+];
 
 /// What the capture learnt and the manifest tells.
 #[derive(Debug)]
@@ -102,7 +111,7 @@ pub(super) fn manifest(ctx: &Context, job: &Job, engine: &Usable, facts: &Facts<
             uid: sandbox.config.uid.clone(),
         },
         frozen_ns: u64::try_from(facts.frozen.as_nanos()).unwrap_or(u64::MAX),
-        mounts: needs(job, facts.mounts),
+        mounts: needs(job),
         tmpfs: facts
             .mounts
             .tmpfs
@@ -126,23 +135,20 @@ pub(super) fn manifest(ctx: &Context, job: &Job, engine: &Usable, facts: &Facts<
     }
 }
 
-fn needs(job: &Job, mounts: &DumpMounts) -> Vec<MountNeed> {
-    mounts
-        .needed
-        .iter()
-        .map(|destination| {
-            let asked = job
-                .container
-                .config
-                .mounts
+/// Mounts of the request that a restore's request must have too.
+fn needs(job: &Job) -> Vec<MountNeed> {
+    let asked = job.container.config.mounts.iter();
+    asked
+        .filter(|mount| {
+            !OWN_BINDS
                 .iter()
-                .find(|mount| mount.container_path == *destination);
-            MountNeed {
-                destination: destination.to_string_lossy().into_owned(),
-                kind: "bind".into(),
-                readonly: asked.is_some_and(|mount| mount.readonly),
-                directory: asked.is_none_or(|mount| mount.host_path.is_dir()),
-            }
+                .any(|own| mount.container_path == Path::new(own))
+        })
+        .map(|mount| MountNeed {
+            destination: mount.container_path.to_string_lossy().into_owned(),
+            kind: "bind".into(),
+            readonly: mount.readonly,
+            directory: mount.host_path.is_dir(),
         })
         .collect()
 }

@@ -33,17 +33,7 @@ pub(crate) struct DumpMounts {
     pub(crate) external: Vec<(String, String)>,
     /// To capture.
     pub(crate) tmpfs: Vec<Tmpfs>,
-    /// Destinations of bind mounts that a restore's request must have again.
-    pub(crate) needed: Vec<PathBuf>,
 }
-
-/// Destinations that every container of thawd has, whatever the request says.
-const OWN_BINDS: [&str; 4] = [
-    "/etc/hosts",
-    "/etc/hostname",
-    "/etc/resolv.conf",
-    "/dev/shm",
-];
 
 /// Reads the container's live mount table and its OCI spec.
 pub(crate) fn plan(spec: &serde_json::Value, table: &[MountInfo], kind: Kind) -> DumpMounts {
@@ -52,9 +42,6 @@ pub(crate) fn plan(spec: &serde_json::Value, table: &[MountInfo], kind: Kind) ->
     for destination in binds(spec) {
         let text = destination.to_string_lossy().into_owned();
         external.insert(text.clone(), text);
-        if !OWN_BINDS.iter().any(|own| destination == Path::new(own)) {
-            plan.needed.push(destination);
-        }
     }
     let masked = strings(spec, "/linux/maskedPaths");
     for mount in table {
@@ -159,7 +146,6 @@ mod tests {
                 ("/sys/fs/cgroup/memory", "/sys/fs/cgroup/memory"),
             ]
         );
-        assert_eq!(found.needed, [PathBuf::from("/data")]);
         let members: Vec<&str> = found
             .tmpfs
             .iter()

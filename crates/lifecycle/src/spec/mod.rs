@@ -27,6 +27,7 @@ pub mod seccomp;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Root, Spec};
@@ -77,6 +78,8 @@ pub struct PodFiles {
     pub resolv_conf: PathBuf,
     /// For `/dev/shm`.
     pub shm: Shm,
+    /// Where the three files' places in the container lead, those of them that are links in the image.
+    pub links: BTreeMap<PathBuf, PathBuf>,
 }
 
 /// What a container has at `/dev/shm`.

@@ -6,7 +6,8 @@
 //!  the request's                                           bound; parents before children
 //! ```
 //!
-//! A request that mounts at one of the first places takes that place.
+//! A request that mounts at one of the first places takes that place. Destinations have no link on the way:
+//! the OCI runtime follows those of the root filesystem, and CRIU knows only where a mount is then.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -202,8 +203,12 @@ fn pod_files(input: &SpecInput<'_>) -> Vec<OciMount> {
         ("/etc/hosts", &files.hosts),
         ("/etc/resolv.conf", &files.resolv_conf),
     ] {
+        let destination = Path::new(destination);
         list.push(bind(
-            Path::new(destination),
+            files
+                .links
+                .get(destination)
+                .map_or(destination, PathBuf::as_path),
             source,
             &["rbind", "rprivate", access],
         ));

@@ -70,6 +70,7 @@ impl Case {
                 hosts: file("hosts"),
                 resolv_conf: file("resolv.conf"),
                 shm: Shm::Shared(file("shm")),
+                links: BTreeMap::new(),
             },
             devices: Vec::new(),
             seccomp_profile: None,

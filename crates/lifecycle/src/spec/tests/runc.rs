@@ -70,6 +70,7 @@ impl Bundle {
             hosts: path.join("hosts"),
             resolv_conf: path.join("resolv.conf"),
             shm: Shm::Shared(path.join("shm")),
+            links: BTreeMap::new(),
         };
         let name = path
             .file_name()
