@@ -18,6 +18,8 @@ use crate::error::Error;
 
 /// Kernel state of a connected unix socket.
 const CONNECTED: u8 = 1;
+/// `SOCK_DGRAM`.
+const DATAGRAM: u8 = 2;
 
 /// Findings reported at most; one is enough to refuse.
 const MOST: usize = 16;
@@ -292,9 +294,13 @@ impl Look {
             };
             let inside = match socket.peer {
                 Some(peer) => held.contains_key(&peer),
-                // Connected without a peer: not accepted yet, or the peer was closed.
+                // Connected without a peer: not accepted yet, or the peer was closed. Who sends datagrams
+                // to a socket of that kind leaves it connected, too (`unix_dgram_connect` in the kernel).
                 None => {
-                    socket.state != CONNECTED || socket.shutdown != 0 || pending.contains(inode)
+                    socket.kind == DATAGRAM
+                        || socket.state != CONNECTED
+                        || socket.shutdown != 0
+                        || pending.contains(inode)
                 }
             };
             if inside {
@@ -344,56 +350,4 @@ fn dumpable_device(major: u32, minor: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::fd::AsRawFd;
-
-    #[test]
-    fn protocols_have_names() {
-        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
-        assert_eq!(socket_protocol(&path).unwrap(), "TCP");
-        assert!(socket_protocol("/proc/self/exe").is_err());
-    }
-
-    #[test]
-    fn a_process_with_a_connection_to_outside_is_refused_by_fd_and_path() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("outside.sock");
-        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
-        let (server, _) = listener.accept().unwrap();
-        let stdin = sys::process::Stdio::Fd(client.into());
-        let child = sys::process::Command::new("sleep")
-            .arg("60")
-            .stdin(stdin)
-            .spawn()
-            .unwrap();
-        let error = scan(child.pid()).unwrap_err();
-        drop(server);
-        let text = error.to_string();
-        assert!(matches!(error, Error::Precondition(_)), "{text}");
-        assert!(text.contains(&format!("process {}", child.pid())), "{text}");
-        assert!(
-            text.contains("fd 0") && text.contains("outside.sock"),
-            "{text}"
-        );
-    }
-
-    #[test]
-    fn an_ordinary_process_passes() {
-        let child = sys::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .unwrap();
-        let scan = scan(child.pid()).unwrap();
-        assert_eq!(scan.pids, [child.pid()]);
-        assert_eq!(scan.memory_bytes.len(), 1);
-    }
-
-    #[test]
-    fn devices_that_criu_knows_are_told_from_others() {
-        assert!(dumpable_device(1, 3) && dumpable_device(136, 4) && dumpable_device(5, 2));
-        assert!(!dumpable_device(10, 200) && !dumpable_device(1, 1));
-    }
-}
+mod tests;
