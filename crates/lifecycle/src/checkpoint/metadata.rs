@@ -10,6 +10,7 @@ use super::Job;
 use super::mounts::DumpMounts;
 use crate::context::Context;
 use crate::engine::Usable;
+use crate::model::Mount;
 
 /// Destinations that every container of thawd has, whatever the request says.
 const OWN_BINDS: [&str; 4] = [
@@ -111,7 +112,7 @@ pub(super) fn manifest(ctx: &Context, job: &Job, engine: &Usable, facts: &Facts<
             uid: sandbox.config.uid.clone(),
         },
         frozen_ns: u64::try_from(facts.frozen.as_nanos()).unwrap_or(u64::MAX),
-        mounts: needs(job),
+        mounts: needs(&record.config.mounts),
         tmpfs: facts
             .mounts
             .tmpfs
@@ -136,9 +137,9 @@ pub(super) fn manifest(ctx: &Context, job: &Job, engine: &Usable, facts: &Facts<
 }
 
 /// Mounts of the request that a restore's request must have too.
-fn needs(job: &Job) -> Vec<MountNeed> {
-    let asked = job.container.config.mounts.iter();
+fn needs(asked: &[Mount]) -> Vec<MountNeed> {
     asked
+        .iter()
         .filter(|mount| {
             !OWN_BINDS
                 .iter()
@@ -151,4 +152,32 @@ fn needs(job: &Job) -> Vec<MountNeed> {
             directory: mount.host_path.is_dir(),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Propagation;
+
+    #[test]
+    fn what_every_container_has_is_not_needed() {
+        let mount = |path: &str| Mount {
+            container_path: path.into(),
+            host_path: "/etc".into(),
+            readonly: path == "/data",
+            recursive_readonly: false,
+            selinux_relabel: false,
+            propagation: Propagation::Private,
+        };
+        let asked = ["/etc/hosts", "/data", "/dev/shm", "/var/run/token"].map(mount);
+        let found = needs(&asked);
+        let places: Vec<_> = found
+            .iter()
+            .map(|need| (need.destination.as_str(), need.readonly, need.directory))
+            .collect();
+        assert_eq!(
+            places,
+            [("/data", true, true), ("/var/run/token", false, true)]
+        );
+    }
 }
