@@ -218,13 +218,9 @@ fn namespaces(
     use sys::ns::Kind;
     let pin = |kind| sandbox::pin_path(&ctx.config, sandbox.id.as_str(), kind);
     let of_pod = &sandbox.config.namespaces;
-    let own_network = of_pod.network != NamespaceMode::Node;
-    let at = |kind, own: bool| {
-        if own {
-            Namespace::Path(pin(kind))
-        } else {
-            Namespace::Host
-        }
+    let of_network = |kind| match of_pod.network {
+        NamespaceMode::Node => Namespace::Host,
+        _ => Namespace::Path(pin(kind)),
     };
     let pid = match &record.config.security.namespaces.pid {
         NamespaceMode::Container => Namespace::New,
@@ -239,11 +235,12 @@ fn namespaces(
         NamespaceMode::Target(target) => Namespace::Path(target_pid(ctx, target)?),
     };
     Ok(Namespaces {
-        net: at(Kind::Net, own_network),
-        uts: at(Kind::Uts, own_network),
+        net: of_network(Kind::Net),
+        uts: of_network(Kind::Uts),
         ipc: match sandbox::shm(&ctx.config, sandbox, record) {
+            Shm::Pod(_) => Namespace::Path(pin(Kind::Ipc)),
+            Shm::Host => Namespace::Host,
             Shm::Own { .. } => Namespace::New,
-            Shm::Shared(_) => at(Kind::Ipc, of_pod.ipc != NamespaceMode::Node),
         },
         pid,
     })

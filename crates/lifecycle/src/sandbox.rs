@@ -42,18 +42,17 @@ pub(crate) fn shm(
     sandbox: &SandboxRecord,
     container: &ContainerRecord,
 ) -> Shm {
-    let modes = [
+    let (own, of_pod) = (
         &container.config.security.namespaces.ipc,
         &sandbox.config.namespaces.ipc,
-    ];
-    if modes.contains(&&NamespaceMode::Container) {
-        let limit_bytes = config.shm_bytes;
-        return Shm::Own { limit_bytes };
+    );
+    match (own, of_pod) {
+        (NamespaceMode::Container, _) | (_, NamespaceMode::Container) => Shm::Own {
+            limit_bytes: config.shm_bytes,
+        },
+        (_, NamespaceMode::Node) => Shm::Host,
+        _ => Shm::Pod(config.sandbox_run_dir(sandbox.id.as_str()).join("shm")),
     }
-    Shm::Shared(match sandbox.config.namespaces.ipc {
-        NamespaceMode::Node => PathBuf::from("/dev/shm"),
-        _ => config.sandbox_run_dir(sandbox.id.as_str()).join("shm"),
-    })
 }
 
 /// Stores the intent, builds what the record asks for and returns it as `Ready`.

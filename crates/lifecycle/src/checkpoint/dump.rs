@@ -11,7 +11,7 @@
 //! is begun once more without.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -199,9 +199,7 @@ impl Of<'_> {
             standing.sides.push(side);
         }
         // The host's is not captured, and one of its own is a tmpfs among the others.
-        if let Shm::Shared(shm) = sandbox::shm(&ctx.config, &job.sandbox, &job.container)
-            && shm != Path::new("/dev/shm")
-        {
+        if let Shm::Pod(shm) = sandbox::shm(&ctx.config, &job.sandbox, &job.container) {
             let side = scope.spawn(move || sides::pod_shm(job, &shm));
             standing.sides.push(side);
         }

@@ -123,8 +123,11 @@ fn bases(spec: &serde_json::Value, merged: &Path, shm: Shm) -> Vec<(PathBuf, Pat
             bases.push((destination.into(), source.into()));
         }
     }
-    if let Shm::Shared(path) = shm {
-        bases.push((PathBuf::from("/dev/shm"), path));
+    let place = PathBuf::from("/dev/shm");
+    match shm {
+        Shm::Pod(path) => bases.push((place, path)),
+        Shm::Host => bases.push((place.clone(), place)),
+        Shm::Own { .. } => {}
     }
     bases
 }

@@ -183,8 +183,8 @@ pub(super) fn pod_shm(
         Err(Error::Denied(format!("{problem} {whose}")))
     };
     match sandbox::shm(&ctx.config, sandbox, record) {
-        Shm::Shared(path) if path == Path::new("/dev/shm") => denied("the host's"),
-        Shm::Shared(path) => Ok(Some((content, path))),
+        Shm::Pod(path) => Ok(Some((content, path))),
+        Shm::Host => denied("the host's"),
         Shm::Own { .. } => denied("the container's own"),
     }
 }

@@ -85,8 +85,10 @@ pub struct PodFiles {
 /// What a container has at `/dev/shm`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shm {
-    /// The pod's or the host's, which is there on the host.
-    Shared(PathBuf),
+    /// The pod's, which is mounted there on the host.
+    Pod(PathBuf),
+    /// The host's.
+    Host,
     /// A tmpfs of its own.
     Own {
         /// Its size.

@@ -176,12 +176,14 @@ fn own(input: &SpecInput<'_>) -> Vec<OciMount> {
 }
 
 fn shm(wanted: &Shm) -> OciMount {
-    let quiet = ["nosuid", "noexec", "nodev"];
+    let (place, quiet) = (Path::new("/dev/shm"), ["nosuid", "noexec", "nodev"]);
+    let shared = |source| {
+        let options = [&["rbind", "rprivate"], &quiet[..], &["rw"]].concat();
+        bind(place, source, &options)
+    };
     match wanted {
-        Shm::Shared(path) => {
-            let options = [&["rbind", "rprivate"], &quiet[..], &["rw"]].concat();
-            bind(Path::new("/dev/shm"), path, &options)
-        }
+        Shm::Pod(path) => shared(path.as_path()),
+        Shm::Host => shared(place),
         Shm::Own { limit_bytes } => {
             let size = format!("size={limit_bytes}");
             let options = [&quiet[..], &["mode=1777", &size]].concat();

@@ -69,7 +69,7 @@ impl Case {
                 hostname: file("hostname"),
                 hosts: file("hosts"),
                 resolv_conf: file("resolv.conf"),
-                shm: Shm::Shared(file("shm")),
+                shm: Shm::Pod(file("shm")),
                 links: BTreeMap::new(),
             },
             devices: Vec::new(),

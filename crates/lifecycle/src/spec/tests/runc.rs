@@ -69,7 +69,7 @@ impl Bundle {
             hostname: path.join("hostname"),
             hosts: path.join("hosts"),
             resolv_conf: path.join("resolv.conf"),
-            shm: Shm::Shared(path.join("shm")),
+            shm: Shm::Pod(path.join("shm")),
             links: BTreeMap::new(),
         };
         let name = path
