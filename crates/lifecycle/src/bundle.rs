@@ -1,6 +1,5 @@
 //! The OCI bundle of a container: looking up what a spec needs, making the spec, writing it.
 
-use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
@@ -11,7 +10,7 @@ use crate::error::Error;
 use crate::model::{NamespaceMode, SecurityProfile};
 use crate::record::{ContainerRecord, SandboxRecord};
 use crate::spec::host;
-use crate::spec::{self, ImageDefaults, Namespace, Namespaces, PodFiles, Shm, SpecInput};
+use crate::spec::{self, ImageDefaults, Namespace, Namespaces, PodFile, PodFiles, Shm, SpecInput};
 use crate::{sandbox, signals, users};
 
 /// Largest `/etc/passwd` or `/etc/group` of an image, in bytes.
@@ -46,20 +45,20 @@ pub(crate) fn write(
 ) -> Result<Made, Error> {
     let config = &record.config;
     let defaults = ImageDefaults::from_json(&image.config)?;
+    let root = sys::fs::open_dir(&rootfs.merged)
+        .map_err(|error| Error::io("open", &rootfs.merged, error))?;
     let user = users::resolve(
         &config.security.user,
         &defaults.user,
-        &read_beneath(&rootfs.merged, "etc/passwd")?,
-        &read_beneath(&rootfs.merged, "etc/group")?,
+        &read_in_root(&root, "etc/passwd")?,
+        &read_in_root(&root, "etc/group")?,
     )?;
-    make_volumes(&rootfs.merged, &defaults.volumes)?;
+    make_volumes(&root, &defaults.volumes)?;
     let mut devices = Vec::new();
     if config.security.privileged {
         devices.extend(host::all_devices());
     }
     devices.extend(host::requested_devices(&config.devices)?);
-    let root = sys::fs::open_dir(&rootfs.merged)
-        .map_err(|error| Error::io("open", &rootfs.merged, error))?;
     let mut mounts = host::prepare_mounts(&config.mounts)?;
     for mount in &mut mounts {
         mount.container_path = place(&root, &mount.container_path)?;
@@ -117,8 +116,7 @@ fn place(root: &OwnedFd, path: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Makes the directories that the image declares as volumes, where no layer has them.
-fn make_volumes(rootfs: &Path, volumes: &[PathBuf]) -> Result<(), Error> {
-    let root = sys::fs::open_dir(rootfs).map_err(|error| Error::io("open", rootfs, error))?;
+fn make_volumes(root: &OwnedFd, volumes: &[PathBuf]) -> Result<(), Error> {
     for volume in volumes {
         let mut walked = PathBuf::new();
         for part in volume.components().skip(1) {
@@ -127,7 +125,7 @@ fn make_volumes(rootfs: &Path, volumes: &[PathBuf]) -> Result<(), Error> {
             } else {
                 &walked
             };
-            let parent = sys::fs::open_in_root(&root, at, OFlags::DIRECTORY | OFlags::CLOEXEC)
+            let parent = sys::fs::open_in_root(root, at, OFlags::DIRECTORY | OFlags::CLOEXEC)
                 .map_err(|error| Error::io("open the image's", volume, error))?;
             walked.push(part);
             let mode = rustix::fs::Mode::from_raw_mode(0o755);
@@ -141,14 +139,13 @@ fn make_volumes(rootfs: &Path, volumes: &[PathBuf]) -> Result<(), Error> {
 }
 
 /// A file of the image, links within the image followed; absent is empty.
-fn read_beneath(rootfs: &Path, name: &str) -> Result<Vec<u8>, Error> {
-    let shown = rootfs.join(name);
-    let root = sys::fs::open_dir(rootfs).map_err(|error| Error::io("open", rootfs, error))?;
+fn read_in_root(root: &OwnedFd, name: &str) -> Result<Vec<u8>, Error> {
+    let shown = Path::new("/").join(name);
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = match sys::fs::open_in_root(&root, Path::new(name), flags) {
+    let file = match sys::fs::open_in_root(root, Path::new(name), flags) {
         Ok(fd) => std::fs::File::from(fd),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(Error::io("open", shown, error)),
+        Err(error) => return Err(Error::io("open the image's", shown, error)),
     };
     let regular = file.metadata().is_ok_and(|metadata| metadata.is_file());
     if !regular {
@@ -157,7 +154,8 @@ fn read_beneath(rootfs: &Path, name: &str) -> Result<Vec<u8>, Error> {
             format!("its /{name} is no regular file"),
         ));
     }
-    sys::fs::read_bounded(file, ACCOUNTS_LIMIT).map_err(|error| Error::io("read", shown, error))
+    sys::fs::read_bounded(file, ACCOUNTS_LIMIT)
+        .map_err(|error| Error::io("read the image's", shown, error))
 }
 
 fn seccomp_profile(profile: Option<&SecurityProfile>) -> Result<Option<Vec<u8>>, Error> {
@@ -194,19 +192,21 @@ fn pod_files(
     root: &OwnedFd,
 ) -> Result<PodFiles, Error> {
     let directory = ctx.config.sandbox_dir(sandbox.id.as_str());
-    let mut links = BTreeMap::new();
-    for path in ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf"].map(PathBuf::from) {
-        let place = place(root, &path)?;
-        if place != path {
-            links.insert(path, place);
-        }
-    }
+    let file = |name| {
+        let destination = place(root, &Path::new("/etc").join(name))?;
+        let source = directory.join(name);
+        Ok(PodFile {
+            destination,
+            source,
+        })
+    };
+    let files: Result<_, Error> = ["hostname", "hosts", "resolv.conf"]
+        .into_iter()
+        .map(file)
+        .collect();
     Ok(PodFiles {
-        hostname: directory.join("hostname"),
-        hosts: directory.join("hosts"),
-        resolv_conf: directory.join("resolv.conf"),
+        files: files?,
         shm: sandbox::shm(&ctx.config, sandbox, record),
-        links,
     })
 }
 

@@ -27,7 +27,6 @@ pub mod seccomp;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Root, Spec};
@@ -70,16 +69,19 @@ pub struct Namespaces {
 /// What of the pod is bound into each of its containers; all paths are on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodFiles {
-    /// For `/etc/hostname`.
-    pub hostname: PathBuf,
-    /// For `/etc/hosts`.
-    pub hosts: PathBuf,
-    /// For `/etc/resolv.conf`.
-    pub resolv_conf: PathBuf,
+    /// `/etc/hostname`, `/etc/hosts` and `/etc/resolv.conf`.
+    pub files: Vec<PodFile>,
     /// For `/dev/shm`.
     pub shm: Shm,
-    /// Where the three files' places in the container lead, those of them that are links in the image.
-    pub links: BTreeMap<PathBuf, PathBuf>,
+}
+
+/// A file of the pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodFile {
+    /// Where it is in the container; no component is a link of the image.
+    pub destination: PathBuf,
+    /// Where it is on the host.
+    pub source: PathBuf,
 }
 
 /// What a container has at `/dev/shm`.

@@ -198,22 +198,9 @@ fn pod_files(input: &SpecInput<'_>) -> Vec<OciMount> {
     } else {
         "rw"
     };
-    let files = input.files;
-    let mut list = vec![shm(&files.shm)];
-    for (destination, source) in [
-        ("/etc/hostname", &files.hostname),
-        ("/etc/hosts", &files.hosts),
-        ("/etc/resolv.conf", &files.resolv_conf),
-    ] {
-        let destination = Path::new(destination);
-        list.push(bind(
-            files
-                .links
-                .get(destination)
-                .map_or(destination, PathBuf::as_path),
-            source,
-            &["rbind", "rprivate", access],
-        ));
-    }
+    let files = input.files.files.iter();
+    let options = ["rbind", "rprivate", access];
+    let mut list = vec![shm(&input.files.shm)];
+    list.extend(files.map(|file| bind(&file.destination, &file.source, &options)));
     list
 }

@@ -31,10 +31,18 @@ struct Case {
     host: HostFacts,
 }
 
+/// The pod's files, which lie in `directory`.
+fn pod_files(directory: &Path) -> Vec<PodFile> {
+    let file = |name| PodFile {
+        destination: Path::new("/etc").join(name),
+        source: directory.join(name),
+    };
+    ["hostname", "hosts", "resolv.conf"].map(file).into()
+}
+
 impl Case {
     fn new() -> Self {
         let pin = |name: &str| Namespace::Path(PathBuf::from(format!("/run/pod/ns/{name}")));
-        let file = |name: &str| PathBuf::from(format!("/var/pod/{name}"));
         Self {
             sandbox: SandboxConfig {
                 name: "web".into(),
@@ -66,11 +74,8 @@ impl Case {
                 pid: Namespace::New,
             },
             files: PodFiles {
-                hostname: file("hostname"),
-                hosts: file("hosts"),
-                resolv_conf: file("resolv.conf"),
-                shm: Shm::Pod(file("shm")),
-                links: BTreeMap::new(),
+                files: pod_files(Path::new("/var/pod")),
+                shm: Shm::Pod("/var/pod/shm".into()),
             },
             devices: Vec::new(),
             seccomp_profile: None,

@@ -42,8 +42,7 @@ fn parents_are_mounted_before_children_and_the_last_of_a_place_wins() {
     };
     let own = "/dev/shm nosuid,noexec,nodev,mode=1777,size=1048576";
     assert_eq!(case.mounts()[8], own);
-    let (file, place) = ("/etc/resolv.conf".into(), "/run/resolv.conf".into());
-    case.files.links.insert(file, place);
+    case.files.files[2].destination = "/run/resolv.conf".into();
     assert_eq!(case.mounts()[10], "/run/resolv.conf rbind,rprivate,ro");
     let spec = case.spec();
     let source = spec.mounts().as_ref().unwrap()[6].source().clone().unwrap();

@@ -66,11 +66,8 @@ impl Bundle {
         fs::create_dir(path.join("shm")).unwrap();
         case.rootfs = path.join("rootfs");
         case.files = PodFiles {
-            hostname: path.join("hostname"),
-            hosts: path.join("hosts"),
-            resolv_conf: path.join("resolv.conf"),
+            files: pod_files(path),
             shm: Shm::Pod(path.join("shm")),
-            links: BTreeMap::new(),
         };
         let name = path
             .file_name()
