@@ -9,7 +9,9 @@ use tonic::Code;
 
 use super::Test;
 use super::bad_input::refused;
-use crate::harness::containers::{Pod, namespaces, pod_config, security, workload_config};
+use crate::harness::containers::{
+    Container, Pod, namespaces, pod_config, security, workload_config,
+};
 use crate::harness::daemon::{Thawd, write};
 
 pub(super) const TESTS: &[(&str, Test)] = &[
@@ -21,6 +23,7 @@ pub(super) const TESTS: &[(&str, Test)] = &[
             ..namespaces()
         })
         .thaws(thawd)
+        .map(drop)
     }),
     ("shapes::among_the_host_s_processes", |thawd| {
         let (pid, ipc) = (
@@ -33,6 +36,7 @@ pub(super) const TESTS: &[(&str, Test)] = &[
             ..namespaces()
         })
         .thaws(thawd)
+        .map(drop)
     }),
     ("shapes::with_ipc_of_its_own", with_ipc_of_its_own),
     (
@@ -44,7 +48,7 @@ pub(super) const TESTS: &[(&str, Test)] = &[
         let context = security(&mut shape.container);
         context.privileged = true;
         context.seccomp = None;
-        shape.thaws(thawd)
+        shape.thaws(thawd).map(drop)
     }),
     ("shapes::restricted", restricted),
 ];
@@ -81,8 +85,8 @@ impl Shape {
         Pod::run_with(thawd, config, "").with_context(|| format!("RunPodSandbox {name}"))
     }
 
-    /// It is frozen, and removed with its pod; its copy goes on, and is frozen as well.
-    fn thaws(self, thawd: &mut Thawd) -> Result<()> {
+    /// It is frozen, and removed with its pod; its copy goes on, is frozen as well, and has been stopped.
+    fn thaws(self, thawd: &mut Thawd) -> Result<Container> {
         thawd.load("workload")?;
         let pod = self.pod(thawd, "first")?;
         let original = pod.start(self.container.clone())?;
@@ -101,7 +105,8 @@ impl Shape {
         copy.check()?;
         copy.checkpoint(&thawd.path("archives/two.tar"))
             .context("the second checkpoint")?;
-        copy.stop_well().context("the copy")
+        copy.stop_well().context("the copy")?;
+        Ok(copy)
     }
 }
 
@@ -133,7 +138,7 @@ pub(super) fn on_the_host_s_network(thawd: &mut Thawd) -> Result<()> {
     let (of_host, of_pod) = ("is the host's namespace", "is a namespace of its own");
     refused_as(thawd, &host, &pods, &["net_ns_id", of_host])?;
     refused_as(thawd, &pods, &host, &["net_ns_id", of_pod])?;
-    host.thaws(thawd)
+    host.thaws(thawd).map(drop)
 }
 
 /// Two containers of a pod do not see each other's /dev/shm, which is a tmpfs in the archive.
@@ -165,7 +170,7 @@ pub(super) fn with_ipc_of_its_own(thawd: &mut Thawd) -> Result<()> {
     pod.remove()?;
     refused_as(thawd, &own, &pods, &["/dev/shm"])?;
     refused_as(thawd, &pods, &own, &["/dev/shm"])?;
-    own.thaws(thawd)
+    own.thaws(thawd).map(drop)
 }
 
 /// Most images have links where Kubernetes mounts a pod's token: `/var/run` leads to `/run`. And `/lib`
@@ -186,20 +191,7 @@ pub(super) fn behind_links(thawd: &mut Thawd) -> Result<()> {
     let token = "/var/run/secrets/kubernetes.io/serviceaccount";
     mount(token, &volume, true);
     mount("/lib/one/file", &volume.join("token"), false);
-    shape.thaws(thawd)?;
-    let list = thawd
-        .cri()
-        .list_containers(v1::ListContainersRequest::default())?;
-    let copy = list.containers.first().context("no container")?.id.clone();
-    let request = v1::ContainerStatusRequest {
-        container_id: copy,
-        verbose: false,
-    };
-    let status = thawd
-        .cri()
-        .container_status(request)?
-        .status
-        .context("no status")?;
+    let status = shape.thaws(thawd)?.status()?;
     let shown = status
         .mounts
         .iter()
@@ -241,5 +233,5 @@ fn restricted(thawd: &mut Thawd) -> Result<()> {
         host_path: status.display().to_string(),
         ..Default::default()
     });
-    shape.thaws(thawd)
+    shape.thaws(thawd).map(drop)
 }
