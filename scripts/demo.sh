@@ -19,7 +19,7 @@ cd "$repo"
 quietly "building thawd (a first build takes some minutes, the next one seconds)" \
     cargo build --locked --release --bins \
     -p thawd -p monitor -p criu-rpc -p integration
-"$repo/scripts/build-image.sh" base "$repo/target/images/base.tar"
+"$repo/scripts/build-image.sh" base "${CARGO_TARGET_DIR:-$repo/target}/images/base.tar"
 
 # The story's mounts and interfaces end with these namespaces.
 unshare --net --mount --propagation private -- "$inner"

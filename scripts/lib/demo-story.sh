@@ -2,7 +2,8 @@
 # The story that scripts/demo.sh tells, inside namespaces of its own. Run by demo.sh only.
 . "$(dirname "$0")/common.sh"
 
-bin=$repo/target/release
+target=${CARGO_TARGET_DIR:-$repo/target}
+bin=$target/release
 image=localhost/thawd/busybox:latest
 # /var/tmp and not /tmp, which may be a tmpfs: images and root filesystems belong on a disk.
 dir=$(mktemp -d /var/tmp/thawd-demo.XXXXXX)
@@ -133,8 +134,8 @@ shows "runtime" "$(cri version), process $thawd_pid"
 shows "socket" "unix://$socket"
 
 say "loading the image, built from Debian's busybox, without a registry"
-"$bin/thaw" --address "unix://$socket" image load "$repo/target/images/base.tar" >/dev/null
-shows "image" "$image, $(stat -c %s "$repo/target/images/base.tar") bytes"
+"$bin/thaw" --address "unix://$socket" image load "$target/images/base.tar" >/dev/null
+shows "image" "$image, $(stat -c %s "$target/images/base.tar") bytes"
 
 say "a pod comes up, and a container in it counts"
 mkdir -p "$dir/logs/first" "$dir/logs/second"
