@@ -5,6 +5,7 @@
 //! unchanged. Edits come before [`crate::policy::check`], but for [`skip_header_page`], which
 //! belongs after it: it makes the page map ask for a page that the image does not hold.
 
+mod cgroups;
 mod core;
 mod hostname;
 mod pagemap;
@@ -15,6 +16,7 @@ mod timerfd;
 mod tests;
 
 pub use self::core::{CoreEdits, edit_core};
+pub use cgroups::bind_cgroups;
 pub use hostname::set_host_name;
 pub use pagemap::{SkipError, page_image_of, skip_header_page};
 pub use timerfd::rearm_timers;

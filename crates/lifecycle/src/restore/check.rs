@@ -9,10 +9,11 @@ use rustix::fs::OFlags;
 
 use super::{policy, staging, start, tmpfs};
 use crate::bundle;
+use crate::checkpoint::mounts;
 use crate::context::Context;
 use crate::error::{Error, chain};
 use crate::record::{ContainerRecord, SandboxRecord};
-use crate::spec::Shm;
+use crate::spec::{CGROUPS, Shm};
 
 /// Largest image that is repaired, in bytes; a larger one is refused as malformed.
 const REPAIR_BYTES: usize = 256 << 20;
@@ -43,7 +44,10 @@ pub(crate) fn check(
     }
     start::pod_shm(ctx, sandbox, record, &directory)?;
     let hostname = bundle::hostname(ctx, sandbox)?;
-    repair(&directory, &staged, &request, &hostname)?;
+    let bound = mounts::binds(spec)
+        .iter()
+        .any(|place| place == Path::new(CGROUPS));
+    repair(&directory, &staged, &request, &hostname, bound)?;
     let summary = images_policy::check(&staged, &request).map_err(|found| explain(&found))?;
     if let Some(diff) = staging::open(&directory, bundler::names::ROOTFS_DIFF)? {
         let root = sys::fs::open_dir(&rootfs.merged)
@@ -75,11 +79,13 @@ fn explain(found: &[Violation]) -> Error {
 
 /// Edits what CRIU would restore wrongly (a periodic timer whose expiry was not read), and what
 /// belongs to the node and pod of the dump: OOM score, login id, limits above this node's, host name.
+/// Where the request binds the host's cgroups, so does the restore.
 fn repair(
     directory: &Path,
     staged: &staging::Staged,
     request: &images_policy::Request,
     hostname: &str,
+    cgroups_bound: bool,
 ) -> Result<(), Error> {
     use criu_images::ImageSource as _;
     let edits = CoreEdits {
@@ -90,7 +96,8 @@ fn repair(
     let failed = |error: std::io::Error| Error::failed("repair CRIU's images", error);
     for (name, _) in staged.list().map_err(failed)? {
         let (core, names) = (name.starts_with("core-"), name.starts_with("utsns-"));
-        if !core && !names && name != "files.img" {
+        let table = cgroups_bound && name.starts_with("mountpoints-");
+        if !core && !names && !table && name != "files.img" {
             continue;
         }
         let bytes = staged.read_at(&name, 0, REPAIR_BYTES).map_err(failed)?;
@@ -98,6 +105,8 @@ fn repair(
             criu_images::repair::edit_core(&bytes, &edits)
         } else if names {
             criu_images::repair::set_host_name(&bytes, hostname)
+        } else if table {
+            criu_images::repair::bind_cgroups(&bytes, CGROUPS)
         } else {
             criu_images::repair::rearm_timers(&bytes).map(|(image, _)| image)
         };

@@ -24,12 +24,10 @@ use crate::checkpoint::mounts::strings;
 use crate::context::Context;
 use crate::error::Error;
 use crate::record::ContainerRecord;
+use crate::spec::CGROUPS;
 
 /// What hides a file, and runc's name for all of them.
 const NULL: &str = "/dev/null";
-
-/// Where a container's cgroups are mounted.
-const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// The cgroup that the relay is to enter; `None` where the runtime puts it there.
 pub(super) fn cgroup(ctx: &Context, kind: Kind, record: &ContainerRecord) -> Option<CgroupEntry> {

@@ -32,6 +32,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{Root, Spec};
 
 pub use image::ImageDefaults;
+pub(crate) use mounts::CGROUPS;
 
 use crate::error::Error;
 use crate::model::{ContainerConfig, Mount, SandboxConfig};

@@ -1,7 +1,8 @@
 //! The `mounts` part of a spec.
 //!
 //! ```text
-//!  /proc /dev /dev/pts /dev/mqueue /sys /sys/fs/cgroup     made by the OCI runtime, in this order
+//!  /proc /dev /dev/pts /dev/mqueue /sys /sys/fs/cgroup     made by the OCI runtime, in this order; the
+//!                                                          last is the host's, bound, when privileged
 //!  /dev/shm /etc/hostname /etc/hosts /etc/resolv.conf      the pod's, bound; the first may be its own
 //!  the request's                                           bound; parents before children
 //! ```
@@ -16,6 +17,9 @@ use oci_spec::runtime::Mount as OciMount;
 use super::{Shm, SpecInput};
 use crate::error::Error;
 use crate::model::{Mount, Propagation};
+
+/// Where cgroups are mounted, on hosts and in containers (file-hierarchy(7)).
+pub(crate) const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// All mounts, and the propagation that the root mount needs for them.
 pub(super) struct Mounts {
@@ -166,13 +170,20 @@ fn own(input: &SpecInput<'_>) -> Vec<OciMount> {
         ),
         mount("/dev/mqueue", "mqueue", "mqueue", &quiet),
         mount("/sys", "sysfs", "sysfs", &with(&[access])),
-        mount(
-            "/sys/fs/cgroup",
-            "cgroup",
-            "cgroup",
-            &with(&["relatime", access]),
-        ),
+        cgroups(input, &with(&["relatime", access])),
     ]
+}
+
+/// A privileged container is in the host's cgroup namespace. A cgroup2 that is mounted from there has
+/// the one superblock of the host's, and takes `nsdelegate`, `memory_recursiveprot` and the like away
+/// for everybody when it does not name them (`apply_cgroup_root_flags` in kernel/cgroup/cgroup.c). A
+/// bind of the host's mount changes none.
+fn cgroups(input: &SpecInput<'_>, options: &[&str]) -> OciMount {
+    if input.config.security.privileged && input.host.unified_cgroups {
+        let options = [&["rbind", "rprivate"], options].concat();
+        return bind(Path::new(CGROUPS), Path::new(CGROUPS), &options);
+    }
+    mount(CGROUPS, "cgroup", "cgroup", options)
 }
 
 fn shm(wanted: &Shm) -> OciMount {

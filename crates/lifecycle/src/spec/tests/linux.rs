@@ -45,6 +45,24 @@ fn privileged_containers_are_open_and_need_a_privileged_sandbox() {
         case.mounts()
             .contains(&"/sys nosuid,noexec,nodev,rw".to_owned())
     );
+    // A cgroup2 mounted from the host's namespace would change the host's own mount.
+    let mounts = spec.mounts().clone().unwrap();
+    let cgroups = mounts
+        .iter()
+        .find(|mount| mount.destination() == Path::new("/sys/fs/cgroup"));
+    let cgroups = cgroups.unwrap();
+    assert_eq!(cgroups.typ().as_deref(), Some("bind"));
+    let source = cgroups.source().as_deref();
+    assert_eq!(source, Some(Path::new("/sys/fs/cgroup")));
+    assert!(
+        case.mounts()
+            .contains(&"/sys/fs/cgroup rbind,rprivate,nosuid,noexec,nodev,relatime,rw".to_owned())
+    );
+    case.host.unified_cgroups = false;
+    assert!(
+        case.mounts()
+            .contains(&"/sys/fs/cgroup nosuid,noexec,nodev,relatime,rw".to_owned())
+    );
     let caps = spec
         .process()
         .as_ref()
