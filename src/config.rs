@@ -7,7 +7,8 @@
 //! listen = "unix:///run/thawd/thawd.sock"
 //! log_level = "info"              # or a tracing filter: "info,lifecycle=debug"
 //! log_format = "text"             # or "json"
-//! cgroup_parent = "/thawd"
+//! cgroup_driver = "auto"          # "systemd", "cgroupfs"; auto: systemd where it manages cgroup v2
+//! cgroup_parent = "/thawd"        # for systemd this is thawd.slice
 //! mptcp = false                   # CRIU cannot dump MPTCP sockets
 //! shm_bytes = 67108864            # of each pod's /dev/shm
 //! monitor = "thawd-monitor"       # looked up beside thawd, then on the PATH
@@ -34,6 +35,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use lifecycle::cgroups::{CgroupDriver, DriverChoice};
 use lifecycle::config::{CheckpointConfig, Handler, NodeConfig};
 use serde::Deserialize;
 
@@ -84,6 +86,7 @@ struct File {
     listen: Option<String>,
     log_level: Option<String>,
     log_format: LogFormat,
+    cgroup_driver: Driver,
     cgroup_parent: Option<String>,
     mptcp: bool,
     shm_bytes: Option<u64>,
@@ -92,6 +95,43 @@ struct File {
     cni: Cni,
     runtime: Vec<Runtime>,
     checkpoint: Checkpoint,
+}
+
+/// `cgroup_driver`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Driver {
+    #[default]
+    Auto,
+    Systemd,
+    Cgroupfs,
+}
+
+impl Driver {
+    fn choice(self) -> DriverChoice {
+        match self {
+            Self::Auto => DriverChoice::Auto,
+            Self::Systemd => DriverChoice::Fixed(CgroupDriver::Systemd),
+            Self::Cgroupfs => DriverChoice::Fixed(CgroupDriver::Cgroupfs),
+        }
+    }
+}
+
+/// A path does for both drivers, the name of a slice for systemd alone.
+fn check_cgroup_parent(parent: &str, driver: Driver) -> anyhow::Result<()> {
+    if parent.ends_with(".slice") && !parent.contains('/') {
+        ensure!(
+            driver == Driver::Systemd,
+            "cgroup_parent {parent:?} is a slice, which needs cgroup_driver = \"systemd\""
+        );
+        sys::systemd::slice_cgroup(parent).context("cgroup_parent")?;
+        return Ok(());
+    }
+    ensure!(
+        parent.starts_with('/') && !parent.split('/').any(|part| part == ".."),
+        "cgroup_parent {parent:?} must be absolute and without \"..\""
+    );
+    Ok(())
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -163,10 +203,7 @@ impl Config {
         let listen = flags.listen.clone().or(file.listen);
         let listen = listen.unwrap_or_else(|| format!("unix://{}/thawd.sock", run.display()));
         let cgroup_parent = file.cgroup_parent.unwrap_or_else(|| "/thawd".into());
-        ensure!(
-            cgroup_parent.starts_with('/') && !cgroup_parent.split('/').any(|part| part == ".."),
-            "cgroup_parent {cgroup_parent:?} must be absolute and without \"..\""
-        );
+        check_cgroup_parent(&cgroup_parent, file.cgroup_driver)?;
         let cni_conf = list("cni.conf_dirs", file.cni.conf_dirs, &["/etc/cni/net.d"])?;
         let cni_bin = list(
             "cni.bin_dirs",
@@ -190,6 +227,7 @@ impl Config {
                 relay: helper(file.relay, "thawd-criu-relay"),
                 cni_conf_dirs: cni_conf,
                 cni_bin_dirs: cni_bin,
+                cgroup_driver: file.cgroup_driver.choice(),
                 cgroup_parent,
                 mptcp: file.mptcp,
                 shm_bytes: file.shm_bytes.unwrap_or(64 * 1024 * 1024),
@@ -347,5 +385,11 @@ mod tests {
             "twice",
         );
         check("cgroup_parent = \"/a/../b\"", "cgroup_parent");
+        check("cgroup_parent = \"a.slice\"", "needs cgroup_driver");
+        check(
+            "cgroup_driver = \"systemd\"\ncgroup_parent = \"a--b.slice\"",
+            "cgroup_parent",
+        );
+        check("cgroup_driver = \"other\"", "cgroup_driver");
     }
 }

@@ -120,6 +120,7 @@ cat >"$dir/cni/10-demo.conflist" <<CNI
 }
 CNI
 cat >"$dir/config.toml" <<CONFIG
+cgroup_driver = "cgroupfs"
 cgroup_parent = "/$cgroup"
 [cni]
 conf_dirs = ["$dir/cni"]

@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::OFlags;
 
+use crate::cgroups::{self, CgroupDriver};
 use crate::context::Context;
 use crate::error::Error;
 use crate::model::{NamespaceMode, SecurityProfile};
@@ -73,7 +74,8 @@ pub(crate) fn write(
         image: &defaults,
         user: &user,
         rootfs: &rootfs.merged,
-        cgroups_path: &record.cgroup,
+        cgroups_path: &cgroups::for_runtime(&record.cgroup),
+        cgroup_driver: CgroupDriver::of_container(&record.cgroup),
         namespaces: &namespaces(ctx, sandbox, record)?,
         hostname: &hostname,
         files: &files,

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::cgroups::DriverChoice;
+
 /// One OCI runtime that sandboxes may ask for by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handler {
@@ -47,7 +49,9 @@ pub struct NodeConfig {
     pub cni_conf_dirs: Vec<PathBuf>,
     /// CNI plugin directories.
     pub cni_bin_dirs: Vec<PathBuf>,
-    /// Cgroup under which pods without a parent of their own go.
+    /// Who makes cgroups.
+    pub cgroup_driver: DriverChoice,
+    /// Cgroup under which pods without a parent of their own go: a path, or a systemd slice's name.
     pub cgroup_parent: String,
     /// Whether pods may use MPTCP (CRIU cannot dump it, so it is off by default).
     pub mptcp: bool,
@@ -62,9 +66,10 @@ impl NodeConfig {
     /// share it, and outside the daemon's own, which its service manager kills.
     #[must_use]
     pub fn monitors_cgroup(&self) -> String {
-        match self.cgroup_parent.trim_end_matches('/') {
-            "" => "/thawd-monitors".to_owned(),
-            parent => format!("{parent}-monitors"),
+        let parent = self.cgroup_parent.trim_end_matches('/');
+        match parent.strip_suffix(".slice").unwrap_or(parent) {
+            "" | "-" => "/thawd-monitors".to_owned(),
+            parent => format!("/{}-monitors", parent.trim_start_matches('/')),
         }
     }
 

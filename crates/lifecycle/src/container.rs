@@ -17,6 +17,7 @@ use tracing::warn;
 pub(crate) use ending::{clean_up, exit_of, remove, stop, wait_exit};
 pub(crate) use spawn::{Run, spawn_monitor};
 
+use crate::cgroups::CgroupDriver;
 use crate::context::{Context, STEP, with};
 use crate::error::{Error, Failed};
 use crate::model::{ContainerConfig, ContainerId};
@@ -41,7 +42,7 @@ pub(crate) fn intent(
     Ok(ContainerRecord {
         version: VERSION,
         sandbox_id: sandbox.id.clone(),
-        cgroup: format!("{}/{id}", sandbox.cgroup_parent.trim_end_matches('/')),
+        cgroup: CgroupDriver::of_pod(&sandbox.cgroup_parent).container(&sandbox.cgroup_parent, &id),
         id: ContainerId::new(id),
         stop_signal: config.stop_signal.unwrap_or(15),
         config,

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cgroups::{CgroupDriver, Users};
 use crate::config::NodeConfig;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -33,6 +34,9 @@ pub(crate) struct Context {
     pub(crate) runtimes: Runtimes,
     pub(crate) engine: Engine,
     pub(crate) hierarchies: sys::cgroup::Hierarchies,
+    /// Who makes the cgroups of new pods.
+    pub(crate) driver: CgroupDriver,
+    pub(crate) cgroup_users: Users,
     pub(crate) host: crate::spec::host::HostFacts,
     /// Commands of ExecSync; each holds one of tokio's 512 blocking threads, which stops and starts
     /// need as well.

@@ -16,6 +16,7 @@
 //! - A checkpoint that fails leaves the container running and no file; an archive is hostile until
 //!   it has been verified and its images held against the request (`restore`).
 
+pub mod cgroups;
 pub mod cni;
 pub mod config;
 pub mod dns;

@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cgroups::{self, CgroupDriver};
 use crate::checkpoint;
 use crate::config::NodeConfig;
 use crate::context::{CLEAN_UP, Context, EXECS, STEP, blocking};
@@ -26,15 +27,6 @@ use crate::model::{Labels, SandboxConfig, SandboxId};
 use crate::owner::{ContainerView, Handle, Op, Owner, Request, SandboxView};
 use crate::runtimes::Runtimes;
 use crate::store::Store;
-
-/// Which cgroup driver the kubelet should use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CgroupDriver {
-    /// Cgroups are directories.
-    Cgroupfs,
-    /// Cgroups are systemd units.
-    Systemd,
-}
 
 /// A name that a sandbox holds.
 type SandboxName = (String, String, String, u32);
@@ -77,6 +69,7 @@ impl Node {
         let boot_id = sys::proc::boot_id().map_err(failed("read the boot id"))?;
         let hierarchies =
             sys::cgroup::Hierarchies::detect().map_err(failed("read the mounted cgroups"))?;
+        let driver = CgroupDriver::of(config.cgroup_driver, &hierarchies)?;
         let store = Store::open(&config.root.join("state.redb"))?;
         // From here on no other daemon writes below the root directory.
         for directory in ["cni", "criu-logs", "checkpointing"] {
@@ -91,8 +84,10 @@ impl Node {
         let ctx = Arc::new(Context {
             host: crate::spec::host::HostFacts::probe(&hierarchies)
                 .map_err(failed("look at the host"))?,
-            runtimes: Runtimes::probe(&config, &hierarchies),
+            runtimes: Runtimes::probe(&config, &hierarchies, driver),
             engine: Engine::default(),
+            driver,
+            cgroup_users: cgroups::Users::new(config.run.join("cgroups"), config.monitors_cgroup()),
             config,
             boot_id,
             store,
@@ -152,7 +147,7 @@ impl Node {
     /// The cgroup driver that the kubelet should use.
     #[must_use]
     pub fn cgroup_driver(&self) -> CgroupDriver {
-        CgroupDriver::Cgroupfs
+        self.ctx.driver
     }
 
     fn views(&self) -> Vec<Arc<SandboxView>> {

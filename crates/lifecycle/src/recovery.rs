@@ -56,6 +56,10 @@ pub(crate) async fn recover(ctx: &Arc<Context>) -> Result<Recovered, Error> {
             .or_default()
             .push(record);
     }
+    for record in &sandboxes {
+        let users = &ctx.cgroup_users;
+        users.adopt(record.id.as_str(), &record.cgroup_parent);
+    }
     let mut recovered = Vec::new();
     for record in sandboxes {
         let owned = by_sandbox.remove(&record.id).unwrap_or_default();
@@ -80,6 +84,16 @@ pub(crate) async fn recover(ctx: &Arc<Context>) -> Result<Recovered, Error> {
         }
     }
     remove_strange_rootfs(ctx, &known).await;
+    let swept = with(ctx, |ctx| {
+        let swept = ctx.cgroup_users.clear(&ctx.hierarchies);
+        swept.map_err(|error| Error::failed("remove cgroups without a pod", error))
+    });
+    if let Err(error) = swept.await {
+        warn!(
+            error = &error as &dyn std::error::Error,
+            "cgroups that were made for pods stay"
+        );
+    }
     if let Err(error) = with(ctx, |ctx| checkpoint::recover(ctx)).await {
         warn!(
             error = &error as &dyn std::error::Error,

@@ -11,6 +11,7 @@ use oci_runtime::{Kind, OciRuntime, Trial};
 use sys::cgroup::Hierarchies;
 use sys::process::Deadline;
 
+use crate::cgroups::CgroupDriver;
 use crate::config::{Handler, NodeConfig};
 use crate::error::Error;
 
@@ -39,13 +40,17 @@ pub(crate) struct Runtimes {
 
 impl Runtimes {
     /// Looks at each configured handler.
-    pub(crate) fn probe(config: &NodeConfig, hierarchies: &Hierarchies) -> Self {
+    pub(crate) fn probe(
+        config: &NodeConfig,
+        hierarchies: &Hierarchies,
+        driver: CgroupDriver,
+    ) -> Self {
         let entries = config
             .handlers
             .iter()
             .map(|handler| Entry {
                 name: handler.name.clone(),
-                runtime: probe(config, handler, hierarchies),
+                runtime: probe(config, handler, hierarchies, driver),
             })
             .collect();
         Self { entries }
@@ -153,6 +158,7 @@ fn probe(
     config: &NodeConfig,
     handler: &Handler,
     hierarchies: &Hierarchies,
+    driver: CgroupDriver,
 ) -> Result<Usable, String> {
     let binary = find_program(&handler.path)
         .ok_or_else(|| format!("{} was not found", handler.path.display()))?;
@@ -165,7 +171,12 @@ fn probe(
         return Err("crun refuses hybrid cgroups while the v2 hierarchy has controllers".into());
     }
     sys::fs::make_dir_all(&root, 0o700).map_err(|error| format!("{}: {error}", root.display()))?;
-    let unfit = unfit(config, hierarchies, &runtime)?;
+    let unfit = match unfit(config, hierarchies, &runtime)? {
+        None if driver == CgroupDriver::Systemd && runtime.kind == Kind::Crun => {
+            late_scope(&runtime.version(deadline).map_err(failed)?)
+        }
+        found => found,
+    };
     if let Some(problem) = &unfit {
         tracing::warn!(
             handler = handler.name,
@@ -199,6 +210,20 @@ fn unfit(
         tracing::warn!(%error, "the probe of a runtime left something behind");
     }
     problem.map_err(|error| crate::error::chain(&error))
+}
+
+/// Why a crun of this version cannot restore into a scope: before 1.21 it asked systemd for one only
+/// when the tasks were restored (`restore_proxy_process` in src/libcrun/container.c came then).
+fn late_scope(version: &str) -> Option<String> {
+    const SINCE: (u32, u32) = (1, 21);
+    let older = sys::sysinfo::kernel_version(version).is_none_or(|found| found < SINCE);
+    older.then(|| {
+        format!(
+            "crun {version} makes a systemd scope only when the restored tasks run: crun {}.{} or newer \
+             is needed, or cgroup_driver = \"cgroupfs\"",
+            SINCE.0, SINCE.1
+        )
+    })
 }
 
 fn hybrid_with_controllers(hierarchies: &Hierarchies) -> bool {
@@ -300,6 +325,19 @@ mod tests {
         );
         let refused = none.default_name().unwrap_err().to_string();
         assert!(refused.contains("c: c does not work"), "{refused}");
+    }
+
+    #[test]
+    fn a_crun_that_makes_its_scope_too_late_cannot_restore_into_one() {
+        for version in ["1.21", "1.28", "2.0"] {
+            assert_eq!(late_scope(version), None, "{version}");
+        }
+        for version in ["1.8.1", "1.20", "0.17", "unknown"] {
+            assert!(
+                late_scope(version).unwrap().contains("crun 1.21"),
+                "{version}"
+            );
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use sys::process::Deadline;
 use tracing::warn;
 
+use crate::cgroups::CgroupDriver;
 use crate::cni::{Cni, PodNetwork};
 use crate::config::NodeConfig;
 use crate::context::{CLEAN_UP, Context, STEP, with};
@@ -89,6 +90,9 @@ fn build(ctx: &Context, mut record: SandboxRecord) -> (SandboxRecord, Result<(),
 
 fn make(ctx: &Context, record: &mut SandboxRecord) -> Result<(), Error> {
     let id = record.id.as_str().to_owned();
+    ctx.cgroup_users
+        .acquire(&ctx.hierarchies, &id, &record.cgroup_parent)
+        .map_err(|error| Error::failed("note which cgroups are there", error))?;
     let run = ctx.config.sandbox_run_dir(&id);
     let pins = run.join("ns");
     let files = ctx.config.sandbox_dir(&id);
@@ -347,7 +351,15 @@ pub(crate) async fn remove(ctx: &Arc<Context>, record: &SandboxRecord) -> Result
     with(ctx, move |ctx| {
         let files = ctx.config.sandbox_dir(record.id.as_str());
         sys::fs::remove_tree(&files).map_err(|error| Error::io("remove", &files, error))?;
+        if let Err(error) = ctx
+            .cgroup_users
+            .release(&ctx.hierarchies, record.id.as_str())
+        {
+            warn!(sandbox = %record.id, %error, "a cgroup that was made for a pod stays");
+        }
+        // A daemon before there were notes made it.
         if record.config.cgroup_parent.is_empty()
+            && CgroupDriver::of_pod(&record.cgroup_parent) == CgroupDriver::Cgroupfs
             && let Err(error) = ctx.hierarchies.remove(&record.cgroup_parent)
         {
             warn!(sandbox = %record.id, %error, "the pod's cgroup stays");

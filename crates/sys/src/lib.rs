@@ -30,4 +30,5 @@ pub mod pty;
 pub mod signal;
 pub mod socket;
 pub mod sysinfo;
+pub mod systemd;
 pub mod unix_diag;

@@ -154,8 +154,8 @@ fn port(field: &str, value: i32, least: i64) -> Checked<u16> {
     u16::try_from(value).map_err(|_| invalid(field, format!("{value} is no port")))
 }
 
-/// The cgroup driver is cgroupfs, so this is a path; one without the leading slash starts at the
-/// hierarchy's root too.
+/// A path, or a systemd slice's name: which of them the node's cgroup driver decides. One without the
+/// leading slash starts at the hierarchy's root too.
 fn cgroup_parent(value: &str) -> Checked<String> {
     let field = "cgroup_parent";
     no_nul(field, value)?;

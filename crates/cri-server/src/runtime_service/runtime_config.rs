@@ -1,6 +1,7 @@
 //! `RuntimeConfig`: what the kubelet must do as thawd does.
 
-use lifecycle::node::{CgroupDriver, Node};
+use lifecycle::cgroups::CgroupDriver;
+use lifecycle::node::Node;
 use tonic::Status;
 
 use crate::v1;

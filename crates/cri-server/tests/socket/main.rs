@@ -10,6 +10,7 @@ use std::time::Duration;
 use cri_server::v1;
 use cri_server::v1::image_service_client::ImageServiceClient;
 use cri_server::v1::runtime_service_client::RuntimeServiceClient;
+use lifecycle::cgroups::{CgroupDriver, DriverChoice};
 use lifecycle::config::{CheckpointConfig, NodeConfig};
 use lifecycle::node::Node;
 use tokio_util::sync::CancellationToken;
@@ -57,6 +58,7 @@ fn config(temp: &Path) -> NodeConfig {
         relay: "/nonexistent/thawd-criu-relay".into(),
         cni_conf_dirs: vec![temp.join("net.d")],
         cni_bin_dirs: vec![temp.join("bin")],
+        cgroup_driver: DriverChoice::Fixed(CgroupDriver::Cgroupfs),
         cgroup_parent: "/thawd-test".into(),
         mptcp: false,
         shm_bytes: 1 << 20,

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use oci_runtime::OciRuntime;
 use sys::process::Deadline;
 use tracing::debug;
 
+use crate::cgroups::CgroupDriver;
 use crate::context::{Context, STEP};
 use crate::error::Error;
 use crate::record::{ContainerRecord, ProcessId, SandboxRecord};
@@ -41,7 +43,10 @@ pub(crate) fn spawn_monitor(
     run: Run,
 ) -> Result<Spawned, Error> {
     let id = record.id.as_str();
-    let runtime = ctx.runtimes.get(&sandbox.handler)?;
+    let runtime = OciRuntime {
+        systemd_cgroup: CgroupDriver::of_container(&record.cgroup) == CgroupDriver::Systemd,
+        ..ctx.runtimes.get(&sandbox.handler)?.clone()
+    };
     let run_dir = ctx.config.container_run_dir(id);
     sys::fs::make_dir_all(&run_dir, 0o700)
         .map_err(|error| Error::io("make directory", &run_dir, error))?;

@@ -36,14 +36,11 @@ impl Node {
                 .map_err(|error| Error::failed("make a sandbox id", error))?,
         );
         let name = name_of(&config);
-        let cgroup_parent = if config.cgroup_parent.is_empty() {
-            format!(
-                "{}/{id}",
-                self.ctx.config.cgroup_parent.trim_end_matches('/')
-            )
-        } else {
-            config.cgroup_parent.clone()
-        };
+        let cgroup_parent = self.ctx.driver.pod(
+            &self.ctx.config.cgroup_parent,
+            &config.cgroup_parent,
+            id.as_str(),
+        )?;
         let record = SandboxRecord {
             version: VERSION,
             id: id.clone(),

@@ -56,6 +56,7 @@ impl Node {
             "unusableRuntimes": self.ctx.runtimes.problems(),
             "checkpoint": checkpoint,
             "restoreDirectories": config.checkpoint.restore_directories,
+            "cgroupDriver": self.ctx.driver.name(),
             "cniConfDirectories": config.cni_conf_dirs,
             "cniBinDirectories": config.cni_bin_dirs,
         });

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::*;
+use crate::cgroups::DriverChoice;
 use crate::config::{CheckpointConfig, Handler};
 use crate::model::{NamespaceMode, SandboxFilter, SandboxPhase};
 use crate::record::{SandboxRecord, SandboxState};
@@ -27,6 +28,7 @@ fn config(directory: &Path) -> NodeConfig {
         relay: PathBuf::from("/nowhere/thawd-criu-relay"),
         cni_conf_dirs: vec![directory.join("no-networks")],
         cni_bin_dirs: Vec::new(),
+        cgroup_driver: DriverChoice::Fixed(CgroupDriver::Cgroupfs),
         cgroup_parent: "/thawd-node-test".into(),
         mptcp: false,
         shm_bytes: 1 << 20,

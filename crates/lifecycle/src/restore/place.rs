@@ -4,7 +4,7 @@
 //! | | runc | crun |
 //! |---|---|---|
 //! | CRIU's cgroup | the container's, complete | the caller's; the first task is moved when it runs |
-//! | device rules and limits (v2) | before the restore | after it |
+//! | device rules and limits (v2) | before the restore | after it; before it when systemd makes the cgroup |
 //! | a masked file's name for CRIU | `/dev/null` | its path |
 //! | a masked directory | a tmpfs of the container | a directory that all containers share, by its path |
 //!
@@ -20,6 +20,7 @@ use serde_json::Value;
 use sys::cgroup::Hierarchies;
 
 use super::tmpfs;
+use crate::cgroups::CgroupDriver;
 use crate::checkpoint::mounts::strings;
 use crate::context::Context;
 use crate::error::Error;
@@ -38,11 +39,12 @@ pub(super) fn cgroup(ctx: &Context, kind: Kind, record: &ContainerRecord) -> Opt
 }
 
 fn entry(hierarchies: &Hierarchies, own: &str, outside: &str) -> CgroupEntry {
+    // With v1, and with systemd, crun fills the cgroup before it restores.
+    let filled_last =
+        hierarchies.is_unified() && CgroupDriver::of_container(own) == CgroupDriver::Cgroupfs;
     CgroupEntry {
         directories: hierarchies.directories(own),
-        // With v1, crun fills the cgroup before it restores.
-        wait_outside: hierarchies
-            .is_unified()
+        wait_outside: filled_last
             .then(|| hierarchies.directory("", outside))
             .flatten(),
     }
@@ -153,6 +155,8 @@ mod tests {
         assert_eq!(found.directories, [PathBuf::from("/sys/fs/cgroup/pods/a")]);
         let outside = PathBuf::from("/sys/fs/cgroup/thawd-monitors");
         assert_eq!(found.wait_outside, Some(outside));
+        let scope = entry(&v2, "/a.slice/thawd-c.scope", "/thawd-monitors");
+        assert_eq!(scope.wait_outside, None);
         let found = entry(&v1, "/pods/a", "/thawd-monitors");
         let memory = PathBuf::from("/sys/fs/cgroup/memory/pods/a");
         assert_eq!(found.directories, [memory]);

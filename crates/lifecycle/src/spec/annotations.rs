@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::SpecInput;
+use crate::cgroups::CgroupDriver;
 
 /// Prefixes by which annotations steer something on the host: CRIU's configuration file
 /// (`org.criu.config`), crun and runc, units of systemd, device injection, image handlers of crun.
@@ -18,6 +19,10 @@ const REFUSED: [&str; 7] = [
 
 /// The engine's name under this key tells tools (and the sandboxed runtimes) who made a bundle.
 const MANAGER: &str = "io.container.manager";
+
+/// crun puts a container into a cgroup of this name below the scope, by default `container`
+/// (crun(1), "run.oci.systemd.subgroup"). Without one it is in the scope, as with runc.
+const SUBGROUP: &str = "run.oci.systemd.subgroup";
 
 pub(super) fn build(input: &SpecInput<'_>) -> HashMap<String, String> {
     let sandbox = input.sandbox;
@@ -42,6 +47,9 @@ pub(super) fn build(input: &SpecInput<'_>) -> HashMap<String, String> {
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
     annotations.extend(own.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    if input.cgroup_driver == CgroupDriver::Systemd {
+        annotations.insert(SUBGROUP.to_owned(), String::new());
+    }
     annotations
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{
     Linux, LinuxCpu, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxHugepageLimit,
-    LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp,
+    LinuxMemory, LinuxNamespace, LinuxNamespaceType, LinuxPids, LinuxResources, LinuxSeccomp,
 };
 
 use super::caps::CapabilitySets;
@@ -187,8 +187,21 @@ fn resources(input: &SpecInput<'_>) -> Result<LinuxResources, Error> {
         .set_cpu(cpu(wanted)?)
         .set_memory(memory(wanted, input.host)?)
         .set_hugepage_limits(hugepages(wanted, input.host)?)
-        .set_unified(unified(wanted, input.host)?);
+        .set_unified(unified(wanted, input.host)?)
+        .set_pids(pids(wanted));
     Ok(resources)
+}
+
+/// CRI has no field for the number of tasks but the file of cgroup v2. systemd must know of it too:
+/// it writes its own default there at the next reload.
+fn pids(wanted: &Resources) -> Option<LinuxPids> {
+    let limit = match wanted.unified.get("pids.max")?.trim() {
+        "max" => -1,
+        number => number.parse().ok()?,
+    };
+    let mut pids = LinuxPids::default();
+    pids.set_limit(limit);
+    Some(pids)
 }
 
 /// Everything is refused first; the OCI runtime adds `/dev/null` and its like, which every

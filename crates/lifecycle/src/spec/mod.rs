@@ -34,6 +34,7 @@ use oci_spec::runtime::{Root, Spec};
 pub use image::ImageDefaults;
 pub(crate) use mounts::CGROUPS;
 
+use crate::cgroups::CgroupDriver;
 use crate::error::Error;
 use crate::model::{ContainerConfig, Mount, SandboxConfig};
 use crate::users::ResolvedUser;
@@ -114,8 +115,10 @@ pub struct SpecInput<'a> {
     pub user: &'a ResolvedUser,
     /// Its root filesystem on the host.
     pub rootfs: &'a Path,
-    /// Its cgroup in each hierarchy.
+    /// Its cgroup in each hierarchy, or for systemd `SLICE:PREFIX:NAME`.
     pub cgroups_path: &'a str,
+    /// Who makes that cgroup.
+    pub cgroup_driver: CgroupDriver,
     /// Its namespaces.
     pub namespaces: &'a Namespaces,
     /// Host name as programs in it see it; for the environment only, since the pod's namespace

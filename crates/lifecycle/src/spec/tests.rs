@@ -24,6 +24,7 @@ struct Case {
     user: ResolvedUser,
     rootfs: PathBuf,
     cgroups_path: String,
+    cgroup_driver: CgroupDriver,
     namespaces: Namespaces,
     files: PodFiles,
     devices: Vec<HostDevice>,
@@ -67,6 +68,7 @@ impl Case {
             },
             rootfs: "/var/rootfs".into(),
             cgroups_path: "/kubepods/pod1/c1".into(),
+            cgroup_driver: CgroupDriver::Cgroupfs,
             namespaces: Namespaces {
                 net: pin("net"),
                 ipc: pin("ipc"),
@@ -107,6 +109,7 @@ impl Case {
             user: &self.user,
             rootfs: &self.rootfs,
             cgroups_path: &self.cgroups_path,
+            cgroup_driver: self.cgroup_driver,
             namespaces: &self.namespaces,
             hostname: "web-1",
             files: &self.files,

@@ -10,7 +10,8 @@ impl Thawd {
     pub(super) fn configuration(&self) -> String {
         let display = |name| self.path(name).display().to_string();
         let mut text = format!(
-            "cgroup_parent = {cgroup:?}\n\
+            "cgroup_driver = \"cgroupfs\"\n\
+             cgroup_parent = {cgroup:?}\n\
              log_level = \"info,lifecycle::checkpoint=debug\"\n\
              [cni]\n\
              conf_dirs = [{cni:?}]\n\

@@ -275,3 +275,30 @@ fn a_device_is_made_once_a_place_and_only_in_the_container() {
     case.devices = vec![fuse("/dev/../../x", "rw")];
     assert_eq!(case.invalid().0, "devices.container_path");
 }
+
+#[test]
+fn systemd_is_told_of_the_number_of_tasks_and_crun_to_stay_in_the_scope() {
+    let mut case = Case::new();
+    case.host.unified_cgroups = true;
+    let resources = |case: &Case| {
+        let spec = case.spec();
+        spec.linux().as_ref().unwrap().resources().clone().unwrap()
+    };
+    assert_eq!(resources(&case).pids(), &None);
+    for (text, limit) in [("77", 77), ("max", -1)] {
+        let unified = &mut case.config.resources.unified;
+        unified.insert("pids.max".into(), text.into());
+        let found = resources(&case);
+        assert_eq!(found.pids().unwrap().limit(), limit);
+        assert_eq!(found.unified().as_ref().unwrap()["pids.max"], text);
+    }
+    let subgroup = |case: &Case| {
+        let annotations = case.spec().annotations().clone().unwrap();
+        annotations.get("run.oci.systemd.subgroup").cloned()
+    };
+    assert_eq!(subgroup(&case), None);
+    case.cgroup_driver = CgroupDriver::Systemd;
+    let annotations = &mut case.config.annotations;
+    annotations.insert("run.oci.systemd.subgroup".into(), "theirs".into());
+    assert_eq!(subgroup(&case).as_deref(), Some(""));
+}
