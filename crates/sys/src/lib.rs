@@ -31,4 +31,6 @@ pub mod signal;
 pub mod socket;
 pub mod sysinfo;
 pub mod systemd;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod unix_diag;

@@ -9,26 +9,24 @@
     reason = "mount_setattr(2) and unshare(2) have no safe wrapper"
 )]
 
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, OFlags, StatxAttributes, StatxFlags};
+use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MountPropagationFlags, MoveMountFlags,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags,
     OpenTreeFlags, UnmountFlags,
 };
 
 mod mountinfo;
+mod overlay;
 
 pub use mountinfo::{MountInfo, mountinfo, mountinfo_of, parse_mountinfo};
-
-/// The largest number of lower layers that the kernel stacks (`OVL_MAX_STACK` in
-/// `fs/overlayfs/params.h`).
-pub const MAX_LOWER_LAYERS: usize = 500;
+pub use overlay::{MAX_LOWER_LAYERS, overlay};
 
 /// Mount attributes to switch on; the others stay as they are (mount_setattr(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,90 +61,6 @@ struct MountAttr {
     attr_clr: u64,
     propagation: u64,
     userns_fd: u64,
-}
-
-/// Mounts an overlay of `lowers` (topmost first), `upper` and `work` at `target`.
-///
-/// The layers are handed over as open directories, so their names may hold any byte and have any
-/// length. `index`, `metacopy` and `redirect_dir` are off: then the upper directory is a plain
-/// difference that can be archived, and nothing in a layer can point at another path
-/// (`Documentation/filesystems/overlayfs.rst`).
-///
-/// # Errors
-///
-/// `EINVAL` without a lower layer or with more than [`MAX_LOWER_LAYERS`]; else what open(2),
-/// fsconfig(2), fsmount(2) or move_mount(2) return.
-pub fn overlay(lowers: &[&Path], upper: &Path, work: &Path, target: &Path) -> io::Result<()> {
-    if lowers.is_empty() || lowers.len() > MAX_LOWER_LAYERS {
-        return Err(Errno::INVAL.into());
-    }
-    let layers = OverlayLayers {
-        lowers: lowers
-            .iter()
-            .map(|path| open_path(path))
-            .collect::<io::Result<_>>()?,
-        upper: open_path(upper)?,
-        work: open_path(work)?,
-    };
-    match overlay_by_descriptor(&layers) {
-        Ok(mount) => attach(mount, target),
-        // Before Linux 6.13 layers are named by strings, before 6.8 all lower ones by one string.
-        Err(Errno::INVAL) => overlay_by_string(&layers, target),
-        Err(error) => Err(error.into()),
-    }
-}
-
-struct OverlayLayers {
-    lowers: Vec<OwnedFd>,
-    upper: OwnedFd,
-    work: OwnedFd,
-}
-
-const OVERLAY_OFF: [(&CStr, &CStr); 3] = [
-    (c"index", c"off"),
-    (c"metacopy", c"off"),
-    (c"redirect_dir", c"nofollow"),
-];
-
-fn overlay_by_descriptor(layers: &OverlayLayers) -> Result<OwnedFd, Errno> {
-    let context = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(&context, c"source", c"overlay")?;
-    for lower in &layers.lowers {
-        rustix::mount::fsconfig_set_fd(&context, c"lowerdir+", lower)?;
-    }
-    rustix::mount::fsconfig_set_fd(&context, c"upperdir", &layers.upper)?;
-    rustix::mount::fsconfig_set_fd(&context, c"workdir", &layers.work)?;
-    for (key, value) in OVERLAY_OFF {
-        rustix::mount::fsconfig_set_string(&context, key, value)?;
-    }
-    rustix::mount::fsconfig_create(&context)?;
-    rustix::mount::fsmount(
-        &context,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )
-}
-
-/// The older way: mount(2) with one option string. `/proc/self/fd/N` keeps it short and free of
-/// the characters that overlayfs would interpret (`,`, `:` and `\`).
-fn overlay_by_string(layers: &OverlayLayers, target: &Path) -> io::Result<()> {
-    let name = |fd: &OwnedFd| format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
-    let lowers: Vec<String> = layers.lowers.iter().map(name).collect();
-    let options = format!(
-        "lowerdir={},upperdir={},workdir={},index=off,metacopy=off,redirect_dir=nofollow",
-        lowers.join(":"),
-        name(&layers.upper),
-        name(&layers.work)
-    );
-    let options = CString::new(options).map_err(io::Error::other)?;
-    rustix::mount::mount(
-        "overlay",
-        target,
-        "overlay",
-        MountFlags::empty(),
-        options.as_c_str(),
-    )?;
-    Ok(())
 }
 
 /// Makes a detached tmpfs, `nosuid,nodev,noexec`, whose root directory has `mode`.
@@ -292,9 +206,7 @@ pub fn in_private_namespace<T: Send>(work: impl FnOnce() -> io::Result<T> + Send
         let thread = std::thread::Builder::new().name("mounts".into());
         let handle = thread.spawn_scoped(scope, || {
             let flags = rustix::thread::UnshareFlags::NEWNS | rustix::thread::UnshareFlags::FS;
-            // SAFETY: mounts and working directory are unshared for this thread only; the
-            // descriptor table, which other threads rely on, stays shared.
-            unsafe { rustix::thread::unshare_unsafe(flags) }?;
+            unshare(flags)?;
             make_private(Path::new("/"), true)?;
             work()
         })?;
@@ -304,9 +216,12 @@ pub fn in_private_namespace<T: Send>(work: impl FnOnce() -> io::Result<T> + Send
     })
 }
 
-fn open_path(path: &Path) -> io::Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, rustix::fs::Mode::empty())?)
+/// Unshares what other threads of a process may go on sharing: mounts, the working directory.
+fn unshare(flags: rustix::thread::UnshareFlags) -> io::Result<()> {
+    // SAFETY: no caller in this module passes CLONE_FILES: the descriptor table, which other threads
+    // rely on, stays shared.
+    unsafe { rustix::thread::unshare_unsafe(flags) }?;
+    Ok(())
 }
 
 fn mount_setattr(target: &Path, recursive: bool, attr: &MountAttr) -> io::Result<()> {
@@ -332,4 +247,4 @@ fn mount_setattr(target: &Path, recursive: bool, attr: &MountAttr) -> io::Result
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

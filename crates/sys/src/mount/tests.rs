@@ -1,11 +1,12 @@
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use super::*;
 
 /// Runs `work` with a scratch directory in a mount namespace that ends with it.
-fn check(work: impl FnOnce(&Path) + Send) {
+pub(super) fn check(work: impl FnOnce(&Path) + Send) {
     let dir = tempfile::tempdir().unwrap();
     in_private_namespace(|| {
         work(dir.path());
@@ -20,13 +21,13 @@ fn check(work: impl FnOnce(&Path) + Send) {
     );
 }
 
-fn make(dir: &Path, name: &str) -> PathBuf {
+pub(super) fn make(dir: &Path, name: &str) -> PathBuf {
     let path = dir.join(name);
     fs::create_dir(&path).unwrap();
     path
 }
 
-fn put(path: &Path, text: &str) {
+pub(super) fn put(path: &Path, text: &str) {
     write(path, text.as_bytes());
 }
 
@@ -40,103 +41,12 @@ fn write(path: &Path, bytes: &[u8]) {
     file.write_all(bytes).unwrap();
 }
 
-fn find(path: &Path) -> MountInfo {
+pub(super) fn find(path: &Path) -> MountInfo {
     let mut found = mountinfo()
         .unwrap()
         .into_iter()
         .filter(|mount| mount.mount_point == path);
     found.next_back().expect("a mount at the path")
-}
-
-fn stack(dir: &Path, name: &str) -> [PathBuf; 3] {
-    let base = make(dir, name);
-    [
-        make(&base, "upper"),
-        make(&base, "work"),
-        make(&base, "merged"),
-    ]
-}
-
-fn check_overlay(mount: impl FnOnce(&[&Path], &Path, &Path, &Path)) -> MountInfo {
-    let dir = tempfile::tempdir().unwrap();
-    let [top, bottom] = [
-        make(dir.path(), "top:,\\ layer"),
-        make(dir.path(), &"b".repeat(255)),
-    ];
-    put(&top.join("both"), "top");
-    put(&bottom.join("both"), "bottom");
-    put(&bottom.join("below"), "bottom");
-    let [upper, work, merged] = stack(dir.path(), "s");
-    mount(&[&top, &bottom], &upper, &work, &merged);
-    assert_eq!(fs::read_to_string(merged.join("both")).unwrap(), "top");
-    assert_eq!(fs::read_to_string(merged.join("below")).unwrap(), "bottom");
-    put(&merged.join("new"), "written");
-    fs::remove_file(merged.join("below")).unwrap();
-    assert_eq!(fs::read_to_string(upper.join("new")).unwrap(), "written");
-    let whiteout = fs::symlink_metadata(upper.join("below")).unwrap();
-    assert!(whiteout.file_type().is_char_device());
-    assert_eq!(whiteout.rdev(), 0);
-    let info = find(&merged);
-    unmount(&merged, false).unwrap();
-    assert!(!is_mount_point(&merged).unwrap());
-    info
-}
-
-#[test]
-fn an_overlay_shows_the_topmost_layer_and_writes_to_the_upper_directory() {
-    check(|_| {
-        let info = check_overlay(|lowers, upper, work, merged| {
-            overlay(lowers, upper, work, merged).unwrap();
-        });
-        assert_eq!(info.fs_type, "overlay");
-        assert!(
-            info.super_options
-                .iter()
-                .any(|option| option == "redirect_dir=nofollow")
-        );
-    });
-}
-
-#[test]
-fn an_overlay_by_option_string_is_the_same() {
-    check(|_| {
-        check_overlay(|lowers, upper, work, merged| {
-            let layers = OverlayLayers {
-                lowers: lowers.iter().map(|path| open_path(path).unwrap()).collect(),
-                upper: open_path(upper).unwrap(),
-                work: open_path(work).unwrap(),
-            };
-            overlay_by_string(&layers, merged).unwrap();
-        });
-    });
-}
-
-#[test]
-fn an_overlay_takes_sixty_four_layers() {
-    check(|dir| {
-        let lowers: Vec<PathBuf> = (0..64).map(|i| make(dir, &format!("layer-{i}"))).collect();
-        for (index, lower) in lowers.iter().enumerate() {
-            put(&lower.join("who"), &index.to_string());
-            put(&lower.join(index.to_string()), "");
-        }
-        let [upper, work, merged] = stack(dir, "s");
-        let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
-        overlay(&lowers, &upper, &work, &merged).unwrap();
-        assert_eq!(fs::read_to_string(merged.join("who")).unwrap(), "0");
-        assert_eq!(fs::read_dir(&merged).unwrap().count(), 65);
-    });
-}
-
-#[test]
-fn an_overlay_without_layers_or_with_a_missing_one_is_refused_and_mounts_nothing() {
-    check(|dir| {
-        let [upper, work, merged] = stack(dir, "s");
-        let error = overlay(&[], &upper, &work, &merged).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::EINVAL));
-        let error = overlay(&[&dir.join("none")], &upper, &work, &merged).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        assert!(!is_mount_point(&merged).unwrap());
-    });
 }
 
 #[test]
