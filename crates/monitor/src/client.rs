@@ -88,6 +88,17 @@ impl Client {
         self.done(Request::Flush, limit)
     }
 
+    /// Says that SIGKILL is about to be sent to the container's first process, which therefore is not
+    /// ended by the OOM killer, even where that has ended another one before.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoAnswer`] after `limit`; [`Error::Refused`] by a monitor of an older version;
+    /// [`Error::Ended`], [`Error::Protocol`], [`Error::Io`].
+    pub fn killing(&mut self, limit: Duration) -> Result<(), Error> {
+        self.done(Request::Killing, limit)
+    }
+
     /// Asks to be told of the container's end; [`Self::poll_exit`] and [`Self::wait_exit`] give it.
     ///
     /// # Errors

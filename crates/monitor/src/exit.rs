@@ -24,7 +24,8 @@ pub struct ExitRecord {
     pub signal: Option<i32>,
     /// When the monitor reaped it, in nanoseconds since the Unix epoch.
     pub finished_at_ns: u64,
-    /// The kernel's OOM killer ended a process of the container.
+    /// The kernel's OOM killer ended the container's first process. A monitor of an older version
+    /// says so when it ended any process of the container.
     pub oom_killed: bool,
 }
 

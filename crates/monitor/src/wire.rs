@@ -8,6 +8,7 @@
 //!  later (monitor.sock):
 //!    ──▶ {"version":1,"body":"status"}        ◀── {"version":1,"body":{"status":{…}}}
 //!    ──▶ {"version":1,"body":"reopen_log"}    ◀── {"version":1,"body":"done"}
+//!    ──▶ {"version":1,"body":"killing"}       ◀── {"version":1,"body":"done"}
 //!    ──▶ {"version":1,"body":"watch"}         ◀── {"version":1,"body":{"exited":{…}}}, when it ends
 //!    ──▶ anything else                        ◀── {"version":1,"body":{"error":{"message":…}}}
 //! ```
@@ -97,6 +98,9 @@ pub enum Request {
     ReopenLog,
     /// Have in the log what the container has written so far; [`Reply::Done`].
     Flush,
+    /// SIGKILL is about to be sent: what the OOM killer did until now was not to the first process;
+    /// [`Reply::Done`].
+    Killing,
     /// [`Reply::Exited`], once the exit record is written.
     Watch,
 }
@@ -107,7 +111,7 @@ pub enum Request {
 pub enum Reply {
     /// To [`Request::Status`].
     Status(Status),
-    /// To [`Request::ReopenLog`] and [`Request::Flush`].
+    /// To [`Request::ReopenLog`], [`Request::Flush`] and [`Request::Killing`].
     Done,
     /// To [`Request::Watch`].
     Exited(ExitRecord),
@@ -188,6 +192,7 @@ mod tests {
     fn messages_have_the_documented_form() {
         check(&Request::Status, r#"{"version":1,"body":"status"}"#);
         check(&Request::ReopenLog, r#"{"version":1,"body":"reopen_log"}"#);
+        check(&Request::Killing, r#"{"version":1,"body":"killing"}"#);
         check(&Request::Watch, r#"{"version":1,"body":"watch"}"#);
         check(&Reply::Done, r#"{"version":1,"body":"done"}"#);
         check(

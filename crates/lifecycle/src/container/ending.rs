@@ -17,6 +17,10 @@ use crate::restore;
 
 /// How long a container may take to vanish after SIGKILL.
 const KILL_WAIT: Duration = Duration::from_secs(20);
+/// How long a monitor may take to hear of it. It answers at once.
+const ANNOUNCE: Duration = Duration::from_secs(2);
+/// SIGKILL.
+const KILL: i32 = sys::signal::KILL;
 
 /// Ends a container: its stop signal, then SIGKILL at `kill_at`.
 ///
@@ -43,7 +47,7 @@ pub(crate) async fn stop(
         }
     }
     if !*ended.borrow() {
-        signal(ctx, handler, record, 9).await?;
+        signal(ctx, handler, record, KILL).await?;
         let wait = tokio::time::timeout(KILL_WAIT, ended.wait_for(|ended| *ended)).await;
         let known = record.init().is_some_and(ProcessId::exists);
         if wait.is_err() && known {
@@ -73,6 +77,9 @@ async fn signal(
             return Ok(());
         }
         let runtime = ctx.runtimes.get(&handler)?;
+        if signal == KILL {
+            announce_kill(ctx, &record);
+        }
         let sent = runtime.kill(record.id.as_str(), signal, false, Deadline::after(STEP));
         match sent {
             Err(error) if init.exists() => Err(Error::failed(
@@ -83,6 +90,16 @@ async fn signal(
         }
     })
     .await
+}
+
+/// Tells the monitor that it is not the OOM killer that ends the container.
+fn announce_kill(ctx: &Context, record: &ContainerRecord) {
+    let run_dir = ctx.config.container_run_dir(record.id.as_str());
+    let told = monitor::Client::connect(&run_dir).and_then(|mut client| client.killing(ANNOUNCE));
+    if let Err(error) = told {
+        // A monitor that is gone, or older than this request. The container is killed all the same.
+        tracing::debug!(container = %record.id, %error, "the monitor was not told of a SIGKILL");
+    }
 }
 
 /// Waits until the container's monitor, or without one its first process, has ended.
@@ -124,7 +141,9 @@ async fn wait_process(process: ProcessId) -> std::io::Result<()> {
 }
 
 pub(crate) fn exit_of(exit: &monitor::ExitRecord) -> Exit {
-    let reason = match (exit.oom_killed, exit.code) {
+    // An older monitor tells of any process that the OOM killer ended.
+    let oom_killed = exit.oom_killed && exit.signal == Some(KILL);
+    let reason = match (oom_killed, exit.code) {
         (true, _) => "OOMKilled",
         (false, 0) => "Completed",
         (false, _) => "Error",
@@ -132,7 +151,7 @@ pub(crate) fn exit_of(exit: &monitor::ExitRecord) -> Exit {
     Exit {
         code: exit.code,
         finished_at: SystemTime::UNIX_EPOCH + Duration::from_nanos(exit.finished_at_ns),
-        oom_killed: exit.oom_killed,
+        oom_killed,
         reason: reason.to_owned(),
         message: String::new(),
     }
@@ -169,7 +188,7 @@ pub(crate) async fn remove(
     mut ended: watch::Receiver<bool>,
 ) -> Result<(), Error> {
     if record.init().is_some() && !*ended.borrow() {
-        signal(ctx, handler, record, 9).await?;
+        signal(ctx, handler, record, KILL).await?;
         drop(tokio::time::timeout(KILL_WAIT, ended.wait_for(|ended| *ended)).await);
     }
     forget(ctx, handler, &record.id).await
@@ -206,4 +225,29 @@ fn forget_files(ctx: &Context, handler: &str, id: &str) -> Result<(), Error> {
         }
     }
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sys::process::ExitStatus;
+
+    #[test]
+    fn only_a_container_whose_first_process_was_killed_for_memory_says_so() {
+        for (status, oom_killed, reason) in [
+            (ExitStatus::Signal(KILL), true, "OOMKilled"),
+            (ExitStatus::Signal(KILL), false, "Error"),
+            // As an older monitor records a child's end.
+            (ExitStatus::Code(3), true, "Error"),
+            (ExitStatus::Code(137), true, "Error"),
+            (ExitStatus::Code(0), true, "Completed"),
+            (ExitStatus::Code(0), false, "Completed"),
+        ] {
+            let record = monitor::ExitRecord::new(status, 5, oom_killed);
+            let exit = exit_of(&record);
+            assert_eq!(exit.reason, reason, "{record:?}");
+            assert_eq!(exit.oom_killed, reason == "OOMKilled", "{record:?}");
+            assert_eq!(exit.code, status.code_or_128_plus_signal());
+        }
+    }
 }

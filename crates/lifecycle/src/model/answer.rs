@@ -59,7 +59,7 @@ pub struct Exit {
     pub code: u8,
     /// When.
     pub finished_at: SystemTime,
-    /// The kernel's OOM killer ended a process of the container.
+    /// The kernel's OOM killer ended the container's first process.
     pub oom_killed: bool,
     /// One CamelCase word: `Completed`, `Error`, `OOMKilled`, `StartError`, `Unknown`.
     pub reason: String,

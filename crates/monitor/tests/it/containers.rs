@@ -169,30 +169,6 @@ fn what_the_container_leaves_behind_does_not_hold_up_its_end() {
 }
 
 #[test]
-fn the_oom_killer_is_noticed() {
-    let hog = "head -c 200m /dev/zero | tail -c 190m | wc -c";
-    let fixture = Fixture::with(&format!("{hog}; kill -9 $$"), |config| {
-        config["linux"]["resources"] = json!({"memory": {"limit": 32 << 20, "swap": 32 << 20}});
-    });
-    let record = fixture.run();
-    assert!(record.oom_killed, "{record:?}");
-    assert_eq!(
-        fixture
-            .spec
-            .oom_files
-            .iter()
-            .filter(|path| path.exists())
-            .count(),
-        1
-    );
-
-    let fixture = Fixture::with("true", |config| {
-        config["linux"]["resources"] = json!({"memory": {"limit": 32 << 20, "swap": 32 << 20}});
-    });
-    assert!(!fixture.run().oom_killed);
-}
-
-#[test]
 fn an_idle_monitor_takes_at_most_2_mib() {
     let fixture = Fixture::new("seq 1 1000; exec sleep 600");
     let started = fixture.spawn();

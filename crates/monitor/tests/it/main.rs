@@ -11,6 +11,7 @@ mod containers;
 mod exec;
 mod hold;
 mod logs;
+mod oom;
 mod pause;
 mod pipes;
 mod starts;

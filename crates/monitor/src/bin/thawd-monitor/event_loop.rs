@@ -196,6 +196,11 @@ impl Monitor {
                 };
                 self.server.answer(client, &reply);
             }
+            Request::Killing => {
+                // It lives: none of the kills so far was its own.
+                self.oom.start();
+                self.server.answer(client, &Reply::Done);
+            }
             Request::Watch => self.server.watch(client),
         }
     }
@@ -258,7 +263,7 @@ impl Monitor {
             .duration_since(SystemTime::UNIX_EPOCH)
             .unwrap_or_default();
         let finished_at_ns = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
-        let record = ExitRecord::new(status, finished_at_ns, self.oom.struck());
+        let record = ExitRecord::new(status, finished_at_ns, self.oom.ended(status));
         self.phase = Phase::Draining {
             pid: ended,
             record,
@@ -378,9 +383,8 @@ impl Monitor {
 
 fn read_pid(path: &Path) -> io::Result<u32> {
     let text = std::fs::read_to_string(path)?;
-    text.trim()
-        .parse()
-        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not a pid"))
+    let pid = text.trim().parse();
+    pid.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not a pid"))
 }
 
 /// Asks the kernel to spare the monitor when memory runs out: it would cost the container's exit code and

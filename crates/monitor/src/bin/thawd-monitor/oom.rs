@@ -1,12 +1,19 @@
-//! Whether the kernel's OOM killer struck the container.
+//! Whether the kernel's OOM killer ended the container.
 //!
 //! The kernel counts it for the cgroup: `oom_kill N` in `memory.oom_control` (cgroup v1, Linux 4.13) and
 //! in `memory.events` (v2). The count is compared with what it was when the container started, so that a
 //! cgroup which was there before does not matter.
+//!
+//! The count tells of any process. The first one was ended so only if SIGKILL ended it, and if nobody else
+//! sent that: so the count starts anew when the daemon is about to ([`monitor::wire::Request::Killing`]).
+//! A SIGKILL by somebody else, after the OOM killer has ended another process, cannot be told apart.
 
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
+
+use sys::process::ExitStatus;
+use sys::signal;
 
 /// These files are a few lines.
 const MAX_BYTES: u64 = 4096;
@@ -28,9 +35,9 @@ impl OomCounter {
         self.before = self.count();
     }
 
-    /// Whether a process of the container was killed since [`Self::start`].
-    pub(crate) fn struck(&self) -> bool {
-        self.count() > self.before
+    /// Whether a first process that ended so was killed for memory since [`Self::start`].
+    pub(crate) fn ended(&self, status: ExitStatus) -> bool {
+        status == ExitStatus::Signal(signal::KILL) && self.count() > self.before
     }
 
     fn count(&self) -> u64 {
@@ -75,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn only_kills_after_the_start_count() {
+    fn only_a_process_that_was_killed_after_the_start_counts() {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("memory.events");
         let directory = File::open(temp.path()).unwrap();
@@ -85,8 +92,18 @@ mod tests {
         let mut counter = OomCounter::new(vec![path, temp.path().join("absent")]);
         write("oom_kill 4\n");
         counter.start();
-        assert!(!counter.struck());
+        let killed = ExitStatus::Signal(signal::KILL);
+        assert!(!counter.ended(killed));
         write("oom_kill 5\n");
-        assert!(counter.struck());
+        assert!(counter.ended(killed));
+        for other in [
+            ExitStatus::Code(137),
+            ExitStatus::Code(0),
+            ExitStatus::Signal(signal::TERM),
+        ] {
+            assert!(!counter.ended(other), "{other:?}");
+        }
+        counter.start();
+        assert!(!counter.ended(killed));
     }
 }
