@@ -33,23 +33,32 @@ fn subtree(directory: &Path, found: &mut Vec<PathBuf>) {
     found.push(directory.to_owned());
 }
 
+/// Directories of the cgroup of that name, one a hierarchy that has it.
+///
+/// # Errors
+/// When the mounted hierarchies cannot be read.
+pub(crate) fn directories(name: &str) -> Result<Vec<PathBuf>> {
+    let hierarchies = hierarchies()?;
+    let own = hierarchies
+        .iter()
+        .map(|hierarchy| hierarchy.join(name.trim_start_matches('/')));
+    Ok(own.filter(|directory| directory.is_dir()).collect())
+}
+
 /// Kills what still runs below a cgroup of that name (in any hierarchy), then removes it.
 ///
 /// # Errors
 /// When a process does not end, or a directory stays.
 pub(crate) fn remove(name: &str) -> Result<()> {
-    let mut directories = Vec::new();
-    for hierarchy in hierarchies()? {
-        let top = hierarchy.join(name.trim_start_matches('/'));
-        if top.is_dir() {
-            subtree(&top, &mut directories);
-        }
+    let mut found = Vec::new();
+    for top in directories(name)? {
+        subtree(&top, &mut found);
     }
     wait::until(
         &format!("cgroup {name} to be removed"),
         wait::PATIENCE,
         || {
-            for directory in &directories {
+            for directory in &found {
                 for pid in members(directory) {
                     // It may have ended since.
                     kill_process(pid, Signal::KILL).ok();
@@ -57,7 +66,7 @@ pub(crate) fn remove(name: &str) -> Result<()> {
                 thaw(directory);
                 drop(std::fs::remove_dir(directory));
             }
-            Ok(directories
+            Ok(found
                 .iter()
                 .all(|directory| !directory.exists())
                 .then_some(()))

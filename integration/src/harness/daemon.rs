@@ -102,6 +102,11 @@ impl Thawd {
         cgroups::name(self.number)
     }
 
+    /// The cgroup of its monitors.
+    pub(crate) fn monitors_cgroup(&self) -> String {
+        format!("{}-monitors", self.cgroup())
+    }
+
     /// Its process.
     ///
     /// # Errors
@@ -322,6 +327,10 @@ impl Thawd {
         self.terminate()?;
         let left = self.mounts()?;
         ensure!(left.is_empty(), "mounts left behind: {left:?}");
+        for name in [self.cgroup(), self.monitors_cgroup()] {
+            let left = cgroups::directories(&name)?;
+            ensure!(left.is_empty(), "cgroups left behind: {left:?}");
+        }
         Ok(())
     }
 
@@ -352,7 +361,7 @@ impl Drop for Thawd {
         }
         let failures = [
             cgroups::remove(&self.cgroup()).err(),
-            cgroups::remove(&format!("{}-monitors", self.cgroup())).err(),
+            cgroups::remove(&self.monitors_cgroup()).err(),
             // Those of another namespace end with it.
             self.mounts()
                 .map(|mounts| {

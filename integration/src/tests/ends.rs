@@ -163,7 +163,7 @@ fn first_process(thawd: &mut Thawd) -> Result<()> {
     let pid = info.get("pid").and_then(serde_json::Value::as_u64);
     let pid = pid.context("no pid")?;
     let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let monitors = format!("{}-monitors", thawd.cgroup());
+    let monitors = thawd.monitors_cgroup();
     ensure!(cgroups.contains(&monitors), "not in {monitors}: {cgroups}");
     thawd.kill()?;
     thawd.launch()?;

@@ -31,11 +31,26 @@ use crate::spec::CGROUPS;
 const NULL: &str = "/dev/null";
 
 /// The cgroup that the relay is to enter; `None` where the runtime puts it there.
-pub(super) fn cgroup(ctx: &Context, kind: Kind, record: &ContainerRecord) -> Option<CgroupEntry> {
-    (kind == Kind::Crun).then(|| {
-        let outside = ctx.config.monitors_cgroup();
-        entry(&ctx.hierarchies, &record.cgroup, &outside)
-    })
+///
+/// # Errors
+///
+/// [`Error::Failed`] when the cgroup where it is to wait cannot be made.
+pub(super) fn cgroup(
+    ctx: &Context,
+    kind: Kind,
+    record: &ContainerRecord,
+) -> Result<Option<CgroupEntry>, Error> {
+    if kind != Kind::Crun {
+        return Ok(None);
+    }
+    let outside = ctx.config.monitors_cgroup();
+    let entry = entry(&ctx.hierarchies, &record.cgroup, &outside);
+    if let Some(outside) = &entry.wait_outside {
+        // The first container of all may be a restored one.
+        std::fs::create_dir_all(outside)
+            .map_err(|error| Error::io("make cgroup", outside, error))?;
+    }
+    Ok(Some(entry))
 }
 
 fn entry(hierarchies: &Hierarchies, own: &str, outside: &str) -> CgroupEntry {

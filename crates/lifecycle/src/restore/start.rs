@@ -88,7 +88,7 @@ fn restore(
         manage_cgroups_ignore: true,
         ext_mounts: mounts,
         log_level: Some(4),
-        cgroup: place::cgroup(ctx, ctx.runtimes.get(&sandbox.handler)?.kind, &record),
+        cgroup: place::cgroup(ctx, ctx.runtimes.get(&sandbox.handler)?.kind, &record)?,
         cgroup_namespace: place::cgroup_namespace(&spec),
         ..RelayConfig::new(&engine.binary)
     };
