@@ -36,6 +36,10 @@ test_packages=(
     python3:python3
     curl:curl
     openssl:openssl
+    qemu-system-x86:qemu-system-x86_64
+    mmdebstrap:mmdebstrap
+    e2fsprogs:mke2fs
+    debian-archive-keyring:/usr/share/keyrings/debian-archive-keyring.gpg
 )
 
 # present WITNESS: whether one of the comma-separated programs or absolute paths exists.

@@ -1,0 +1,66 @@
+# AppArmor profiles of containers. Sourced by story.sh where the kernel has AppArmor on.
+# shellcheck shell=bash disable=SC2154 # handler, pod, id, log, base: lib.sh's
+
+# The label of the profile that thawd loads for RuntimeDefault, as a regular expression.
+default_label='^thawd-default \(enforce\)$'
+
+label_of() { tr -d '\0\n' <"/proc/$(pid "$1")/attr/current"; }
+
+# tries ID: what the container may do of what only AppArmor forbids. It has CAP_SYS_ADMIN, a writable
+# /proc/sys, and no seccomp filter.
+tries() {
+    crictl exec -s "$1" sh -c '
+        (echo lane >/proc/sys/kernel/hostname) 2>/dev/null && echo wrote
+        mkdir -p /tmp/m && mount -t tmpfs none /tmp/m 2>/dev/null && echo mounted && umount /tmp/m
+        cat /srv/data/keep 2>/dev/null
+        echo tried' 2>&1 | xargs
+}
+
+# profile TYPE [NAME]: a filter that gives the container this profile, and CAP_SYS_ADMIN.
+profile() {
+    echo ".linux.security_context = {
+        capabilities: {add_capabilities: [\"SYS_ADMIN\"]}, seccomp: {profile_type: 1},
+        masked_paths: [], readonly_paths: [],
+        apparmor: {profile_type: $1, localhost_ref: \"${2:-}\"}}"
+}
+
+# labelled WHAT POD-NAME FILTER LABEL TRIES: a container has a label like this, and what it may do;
+# then it is frozen and thawed, and has both again.
+labelled() {
+    starts "a container with $1 runs" "$2" . "$base" "$3" sh -c "$shell_counter" || return
+    has "with $1, its label is right" "$4" "$(label_of "$id")"
+    is "with $1, it may do what it should" "$5" "$(tries "$id")"
+    check "with $1, it counts" counts_on "$log"
+    if refrozen "with $1, it" "$2" . "$3"; then
+        has "with $1, thawed, its label is right" "$4" "$(label_of "$id")"
+        is "with $1, thawed, it may do what it should" "$5" "$(tries "$id")"
+        has "with $1, thawed, a command in it has the label too" "$4" \
+            "$(crictl exec -s "$id" cat /proc/self/attr/current 2>&1 | tr -d '\0')"
+    fi
+    drop "$pod"
+}
+
+story_apparmor() {
+    apparmor_parser -r <<'PROFILE' || fail "the test's profile is loaded" "apparmor_parser failed"
+profile lane-deny flags=(attach_disconnected, mediate_deleted) {
+  file,
+  mount,
+  umount,
+  capability,
+  network,
+  signal,
+  ptrace,
+  unix,
+  deny /srv/data/keep rw,
+}
+PROFILE
+    # The first shows that the others' refusals are AppArmor's.
+    labelled "the profile Unconfined" "$handler-unconfined" "$(profile 1)" \
+        '^unconfined$|\(unconfined\)$' "wrote mounted keep tried"
+    labelled "the profile RuntimeDefault" "$handler-default" "$(profile 0)" \
+        "$default_label" "keep tried"
+    labelled "a Localhost profile" "$handler-localhost" "$(profile 2 lane-deny)" \
+        '^lane-deny \(enforce\)$' "wrote mounted tried"
+    labelled "no word about a profile" "$handler-silent" \
+        "$(profile 0) | del(.linux.security_context.apparmor)" "$default_label" "keep tried"
+}
