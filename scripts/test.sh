@@ -2,7 +2,10 @@
 # Everything that must hold before a change lands. Nothing is skipped: as root it installs and builds
 # what the tests need; an unmet need fails and says what to do about it. A second run is incremental.
 #
-#   scripts/test.sh            all of it; root, for real runc, CRIU and CNI in integration/
+#   scripts/test.sh            all of it; root, for real runc, CRIU and CNI in integration/, and a
+#                              Debian 13 of its own in an emulated machine (scripts/vm.sh)
+#   scripts/test.sh --nodes    also Debian 12 and sid, each with AppArmor on and off, and with cgroup
+#                              v1 where there is one: half an hour more
 #   scripts/test.sh --quick    formatting, lints, unit and in-process tests; as another user than
 #                              root, those that need no root
 #   scripts/test.sh FILTER     integration tests whose name contains FILTER, and nothing else
@@ -10,18 +13,24 @@
 cd "$repo"
 
 quick=no
+nodes=no
 filter=
 for arg in "$@"; do
     case $arg in
     --quick) quick=yes ;;
+    --nodes) nodes=yes ;;
     -h | --help)
-        sed -n '2,8s/^# \{0,1\}//p' "$0"
+        sed -n '2,11s/^# \{0,1\}//p' "$0"
         exit 0
         ;;
-    -*) die "unknown option $arg; usage: scripts/test.sh [--quick | FILTER]" ;;
+    -*) die "unknown option $arg; usage: scripts/test.sh [--quick | --nodes | FILTER]" ;;
     *) filter=$arg ;;
     esac
 done
+
+if [ "$nodes" = yes ] && { [ "$quick" = yes ] || [ -n "$filter" ]; }; then
+    die "--nodes is for all tests; usage: scripts/test.sh [--quick | --nodes | FILTER]"
+fi
 
 # Quick when nothing is missing.
 if [ "$(id -u)" = 0 ]; then
@@ -42,11 +51,12 @@ check() {
     start=$(date +%s)
     say "$name"
     "$@" 2>&1 | tee "$log" || status=$?
-    # "test result: ok. 12 passed; 0 failed; ..." of cargo test and of libtest-mimic.
+    # "test result: ok. 12 passed; 0 failed; ..." of cargo test and of libtest-mimic, and vm.sh's
+    # "12 passed, 0 failed".
     while read -r line; do
-        ok=$((ok + $(sed -n 's/.* \([0-9]*\) passed.*/\1/p' <<<"$line")))
+        ok=$((ok + $(sed -n 's/^\(.* \)\{0,1\}\([0-9]*\) passed.*/\2/p' <<<"$line")))
         bad=$((bad + $(sed -n 's/.* \([0-9]*\) failed.*/\1/p' <<<"$line")))
-    done < <(grep -E '^test result: .* passed; .* failed' "$log" || true)
+    done < <(grep -E '^(test result: .* passed; .*|[0-9]+ passed, [0-9]+) failed' "$log" || true)
     if [ "$status" != 0 ] && [ "$bad" = 0 ]; then
         bad=1
     elif [ "$ok$bad" = 00 ] && grep -q '^test result:' "$log"; then
@@ -114,5 +124,16 @@ if [ -n "$filter" ]; then
     check "integration" cargo test --locked -p integration --test e2e -- "$filter"
 else
     check "integration" cargo test --locked -p integration --test e2e
+    # The machine this runs on may have neither systemd nor AppArmor, and has one kernel.
+    check "Debian 13 in a machine" scripts/vm.sh trixie
+fi
+if [ "$nodes" = yes ]; then
+    check "Debian 13 without AppArmor" scripts/vm.sh trixie --apparmor=off
+    check "Debian 13 with cgroup v1" scripts/vm.sh trixie --cgroup=v1
+    check "Debian 12 in a machine" scripts/vm.sh bookworm
+    check "Debian 12 without AppArmor" scripts/vm.sh bookworm --apparmor=off
+    check "Debian 12 with cgroup v1" scripts/vm.sh bookworm --cgroup=v1
+    check "Debian sid in a machine" scripts/vm.sh sid
+    check "Debian sid without AppArmor" scripts/vm.sh sid --apparmor=off
 fi
 finish
