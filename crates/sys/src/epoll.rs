@@ -19,6 +19,9 @@ pub enum Interest {
     Writable,
     /// Both.
     Both,
+    /// A change that a file of the kernel's announces (`EPOLLPRI`), such as `memory.events` of a cgroup.
+    /// It stays until the file is read through this descriptor.
+    Change,
 }
 
 impl Interest {
@@ -27,6 +30,7 @@ impl Interest {
             Self::Readable => epoll::EventFlags::IN,
             Self::Writable => epoll::EventFlags::OUT,
             Self::Both => epoll::EventFlags::IN | epoll::EventFlags::OUT,
+            Self::Change => epoll::EventFlags::PRI,
         }
     }
 }

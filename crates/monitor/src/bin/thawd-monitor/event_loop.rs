@@ -48,6 +48,7 @@ const CONTAINER: u64 = 2;
 const STDOUT: u64 = 3;
 const STDERR: u64 = 4;
 const LISTENER: u64 = 5;
+const MEMORY: u64 = 6;
 
 /// The code of a container whose end could not be learnt.
 const UNKNOWN: ExitStatus = ExitStatus::Code(255);
@@ -147,6 +148,10 @@ impl Monitor {
             // Looked at in `advance`.
             RUNTIME => Ok(()),
             CONTAINER => self.container_ended(),
+            MEMORY => {
+                self.oom.changed();
+                Ok(())
+            }
             STDOUT => {
                 self.outputs.pump(Stream::Stdout, &mut self.log);
                 Ok(())
@@ -333,6 +338,7 @@ impl Monitor {
             .and_then(|()| self.epoll.add(&pidfd, CONTAINER, Interest::Readable));
         registered.map_err(failed("wait for the container"))?;
         self.oom.start();
+        self.oom.watch(&self.epoll, MEMORY);
         spare_from_oom();
         self.phase = Phase::Running { pid, _pidfd: pidfd };
         if let Some(channel) = self.channel.take() {

@@ -7,51 +7,94 @@
 //! The count tells of any process. The first one was ended so only if SIGKILL ended it, and if nobody else
 //! sent that: so the count starts anew when the daemon is about to ([`monitor::wire::Request::Killing`]).
 //! A SIGKILL by somebody else, after the OOM killer has ended another process, cannot be told apart.
+//!
+//! systemd removes a scope as soon as its last process has ended, and the counter with it. So with v2 the
+//! counter is looked at whenever the kernel says that it has changed, which is before the process is killed.
 
 use std::fs::File;
-use std::io::Read;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 
+use sys::epoll::{Epoll, Interest};
 use sys::process::ExitStatus;
 use sys::signal;
 
 /// These files are a few lines.
-const MAX_BYTES: u64 = 4096;
+const MAX_BYTES: usize = 4096;
+
+/// v2's file, which tells when it changes.
+const EVENTS: &str = "memory.events";
 
 /// The container's counters.
 #[derive(Debug)]
 pub(crate) struct OomCounter {
     files: Vec<PathBuf>,
     before: u64,
+    /// The largest count so far.
+    seen: u64,
+    events: Option<File>,
 }
 
 impl OomCounter {
     pub(crate) fn new(files: Vec<PathBuf>) -> Self {
-        Self { files, before: 0 }
+        Self {
+            files,
+            before: 0,
+            seen: 0,
+            events: None,
+        }
     }
 
     /// Counts from now on.
     pub(crate) fn start(&mut self) {
-        self.before = self.count();
+        self.look();
+        self.before = self.seen;
+    }
+
+    /// Has changes of the counter told with this token, after which [`Self::changed`] is to be called.
+    /// Where there is nothing to be told of, the counter is read at the end only.
+    pub(crate) fn watch(&mut self, epoll: &Epoll, token: u64) {
+        let file = self.files.iter().find(|file| file.ends_with(EVENTS));
+        let Some(file) = file.and_then(|file| File::open(file).ok()) else {
+            return;
+        };
+        // What has been read is no change.
+        if read(&file).is_ok() && epoll.add(&file, token, Interest::Change).is_ok() {
+            self.events = Some(file);
+        }
+    }
+
+    /// Looks at a counter that has changed, or has gone with its cgroup.
+    pub(crate) fn changed(&mut self) {
+        match self.events.as_ref().map(read) {
+            Some(Ok(count)) => self.seen = self.seen.max(count),
+            // Its registration ends with it.
+            Some(Err(_)) => self.events = None,
+            None => {}
+        }
     }
 
     /// Whether a first process that ended so was killed for memory since [`Self::start`].
-    pub(crate) fn ended(&self, status: ExitStatus) -> bool {
-        status == ExitStatus::Signal(signal::KILL) && self.count() > self.before
+    pub(crate) fn ended(&mut self, status: ExitStatus) -> bool {
+        self.look();
+        status == ExitStatus::Signal(signal::KILL) && self.seen > self.before
     }
 
-    fn count(&self) -> u64 {
-        let texts = self.files.iter().filter_map(|path| {
-            let mut text = String::new();
-            File::open(path)
-                .ok()?
-                .take(MAX_BYTES)
-                .read_to_string(&mut text)
-                .ok()?;
-            Some(text)
-        });
-        texts.map(|text| parse(&text)).max().unwrap_or(0)
+    fn look(&mut self) {
+        let counts = self
+            .files
+            .iter()
+            .filter_map(|path| read(&File::open(path).ok()?).ok());
+        self.seen = counts.max().unwrap_or(0).max(self.seen);
     }
+}
+
+fn read(file: &File) -> io::Result<u64> {
+    let mut bytes = [0; MAX_BYTES];
+    let length = file.read_at(&mut bytes, 0)?;
+    let text = bytes.get(..length).unwrap_or_default();
+    Ok(parse(&String::from_utf8_lossy(text)))
 }
 
 fn parse(text: &str) -> u64 {
@@ -105,5 +148,23 @@ mod tests {
         }
         counter.start();
         assert!(!counter.ended(killed));
+    }
+
+    #[test]
+    fn what_was_counted_is_known_when_the_cgroup_is_gone() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join(EVENTS);
+        let directory = File::open(temp.path()).unwrap();
+        let write = |text: &str| {
+            sys::fs::replace(&directory, EVENTS, 0o600, text.as_bytes()).unwrap();
+        };
+        write("oom_kill 4\n");
+        let mut counter = OomCounter::new(vec![path.clone()]);
+        counter.start();
+        write("oom_kill 5\n");
+        counter.events = Some(File::open(&path).unwrap());
+        counter.changed();
+        std::fs::remove_file(&path).unwrap();
+        assert!(counter.ended(ExitStatus::Signal(signal::KILL)));
     }
 }
