@@ -5,10 +5,13 @@
 # checkpointctl beside it: PREFIX/bin/criu, PREFIX/bin/checkpointctl. Does nothing, quickly, when
 # they are there.
 #
-# The distribution's CRIU is used where it is new enough: kernels from 6.16 on need CRIU 4.2.
-# Where it is not, Debian unstable's is unpacked under PREFIX; see scripts/lib/unstable.sh.
+# The distribution's CRIU is used where it is new enough for the kernel: Debian 13's is for its own, and
+# kernels from 6.16 on need CRIU 4.2. Where it is not, Debian unstable's is unpacked under PREFIX; see
+# scripts/lib/unstable.sh. The kernel is the running one; THAWD_KERNEL names another (6.12.117), as for
+# a system that is prepared in a chroot.
 . "$(dirname "$0")/lib/common.sh"
 . "$repo/scripts/lib/unstable.sh"
+. "$repo/scripts/lib/criu.sh"
 
 case ${1:-} in
 -h | --help)
@@ -19,9 +22,8 @@ case ${1:-} in
 esac
 prefix=$(prefix_of "${1:-}" /opt/thawd/criu)
 
-# CRIU before 4.2 cannot dump any inet socket on kernels from 6.16 on.
-kernel=$(uname -r | grep -oE '^[0-9]+\.[0-9]+')
-if at_least "$kernel" 6.16; then want=4.2; else want=4.1; fi
+kernel=${THAWD_KERNEL:-$(uname -r)}
+want=$(criu_needed "$kernel")
 
 # criu_version PROGRAM: the version it prints, or nothing.
 criu_version() {
@@ -54,7 +56,7 @@ if [ -z "$host_criu" ] || ! usable "$host_criu"; then
             apt-get -o Dpkg::Use-Pty=0 install -y --no-install-recommends criu
         host_criu=$(type -P criu)
     else
-        say "CRIU $want or newer is needed for kernel $kernel, found ${host_criu:-none}"
+        say "checkpoint/restore requires at least CRIU $want on kernel $kernel, found ${host_criu:-none}"
         host_criu=
         unstable+=(criu)
     fi
@@ -77,6 +79,6 @@ fi
 [ -z "$host_checkpointctl" ] || wrap "$prefix" checkpointctl "exec '$host_checkpointctl' \"\$@\""
 
 usable "$prefix/bin/criu" ||
-    die "$prefix/bin/criu is version $(criu_version "$prefix/bin/criu"), kernel $kernel needs $want or newer"
+    die "checkpoint/restore requires at least CRIU $want on kernel $kernel, found $(criu_version "$prefix/bin/criu") at $prefix/bin/criu"
 "$prefix/bin/checkpointctl" help >/dev/null || die "$prefix/bin/checkpointctl does not run"
 say "CRIU $(criu_version "$prefix/bin/criu") is at $prefix/bin/criu"

@@ -73,8 +73,8 @@ impl fmt::Display for Stop {
 /// A request that CRIU did not fulfil.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such program. The wording is what Kubernetes' node test looks for.
-    #[error("checkpoint/restore requires at least CRIU {needed} on kernel {kernel}, found none at {}", binary.display())]
+    /// There is no such program. See [`Version::requirement`] for the wording.
+    #[error("{}, found none at {}", needed.requirement(kernel), binary.display())]
     Missing {
         /// Where it was looked for.
         binary: PathBuf,
@@ -84,7 +84,7 @@ pub enum Error {
         kernel: String,
     },
     /// It is too old for this kernel.
-    #[error("checkpoint/restore requires at least CRIU {needed} on kernel {kernel}, found {found} at {}", binary.display())]
+    #[error("{}, found {found} at {}", needed.requirement(kernel), binary.display())]
     TooOld {
         /// The program.
         binary: PathBuf,
@@ -96,7 +96,7 @@ pub enum Error {
         kernel: String,
     },
     /// It claims a version that is new enough, but cannot dump a process of ours.
-    #[error("checkpoint/restore requires at least CRIU {needed} on kernel {kernel} and a working one: {found} at {} cannot dump a process that listens on TCP", binary.display())]
+    #[error("{} and a working one: {found} at {} cannot dump a process that listens on TCP", needed.requirement(kernel), binary.display())]
     Probe {
         /// The program.
         binary: PathBuf,

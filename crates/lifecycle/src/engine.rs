@@ -215,11 +215,8 @@ fn probe(candidates: &[PathBuf], run: &Path) -> Result<Usable, String> {
         }
     }
     let kernel = sys::sysinfo::kernel().release;
-    Err(format!(
-        "checkpoint/restore requires at least CRIU {} on this kernel ({kernel}); found: {}",
-        Version::needed_by(&kernel),
-        findings.join("; ")
-    ))
+    let requirement = Version::needed_by(&kernel).requirement(&kernel);
+    Err(format!("{requirement}; found: {}", findings.join("; ")))
 }
 
 fn try_binary(binary: &Path, run: &Path) -> Result<Usable, String> {
@@ -228,6 +225,9 @@ fn try_binary(binary: &Path, run: &Path) -> Result<Usable, String> {
     let file = FileId::of(binary).ok_or("it is no file")?;
     let criu = Criu::new(binary);
     let version = criu.version(deadline).map_err(|error| chain(&error))?;
+    if version < Version::needed_by(&sys::sysinfo::kernel().release) {
+        return Err(format!("version {version}, which is too old"));
+    }
     let scratch = run.join("criu-probe");
     sys::fs::make_dir_all(&scratch, 0o700).map_err(|error| error.to_string())?;
     let result = criu.probe(&scratch, deadline);
