@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod epoll;
 pub mod fs;
 pub mod kcmp;
+pub mod kernel;
 pub mod memory;
 pub mod mount;
 pub mod ns;

@@ -134,7 +134,8 @@ impl Drop for Mapping {
 /// Tries it: fills memory, forks, lets the child end, puts pages into a pipe, writes to the memory, and
 /// looks into the pipe.
 ///
-/// For programs with one thread: it forks.
+/// It forks. The child does nothing but end, so other threads do not matter; until then it holds every
+/// descriptor of this process.
 ///
 /// # Errors
 ///

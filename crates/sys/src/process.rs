@@ -32,6 +32,7 @@ pub use command::{Command, Stdio};
 pub use inherit::take_inherited;
 pub use output::{Output, OutputLimits, RunError, RunErrorKind};
 pub use schedule::{Weight, set_weight};
+pub(crate) use spawn::try_close_range;
 
 /// A point in time by which something must be done. Passed down and shortened, never extended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

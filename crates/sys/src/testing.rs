@@ -6,6 +6,9 @@
 
 use std::io;
 
+/// Its `SYS_*` and `E*` are the numbers of a [`Refusal`].
+pub use libc;
+
 /// A call that the kernel answers with an error instead of doing it.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusal {

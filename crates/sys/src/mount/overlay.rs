@@ -191,6 +191,39 @@ fn options(layers: &Layers, page: usize) -> io::Result<String> {
     ))
 }
 
+/// For [`crate::kernel`]: whether an overlay can be mounted, in an empty working directory.
+pub(crate) fn try_any_overlay() -> io::Result<()> {
+    make_trial()?;
+    let [lower, upper, work, merged] = TRIAL.map(Path::new);
+    overlay(&[lower], upper, work, merged)
+}
+
+/// The same of the newest way alone, which is mounted nowhere.
+pub(crate) fn try_overlay_by_descriptor() -> io::Result<()> {
+    by_descriptor(&make_trial()?)?;
+    Ok(())
+}
+
+/// The same of the second way alone.
+pub(crate) fn try_overlay_by_strings() -> io::Result<()> {
+    by_strings(&make_trial()?)?;
+    Ok(())
+}
+
+const TRIAL: [&str; 4] = ["lower", "upper", "work", "merged"];
+
+fn make_trial() -> io::Result<Layers> {
+    for name in TRIAL {
+        rustix::fs::mkdir(name, Mode::RWXU)?;
+    }
+    let [lower, upper, work, _] = TRIAL.map(Path::new);
+    Ok(Layers {
+        lowers: vec![open_path(lower)?],
+        upper: open_path(upper)?,
+        work: open_path(work)?,
+    })
+}
+
 fn open_path(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)

@@ -206,6 +206,20 @@ fn exec(
     Pid::from_raw(pid).ok_or_else(|| io::Error::other("posix_spawn returned no process"))
 }
 
+/// For [`crate::kernel`]: whether the kernel has close_range(2), which posix_spawn(3) closes descriptors
+/// with.
+pub(crate) fn try_close_range() -> io::Result<()> {
+    let none = libc::c_uint::MAX;
+    // SAFETY: it closes the descriptors from `none` to `none`, a number that no descriptor can have
+    // (they end at the largest `c_int`), and touches no memory.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, none, none, 0) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// These functions return an error number instead of setting `errno`.
 fn check(errno: libc::c_int) -> io::Result<()> {
     if errno == 0 {
