@@ -29,6 +29,8 @@ pub(crate) const EXECS: usize = 256;
 pub(crate) struct Context {
     pub(crate) config: NodeConfig,
     pub(crate) boot_id: String,
+    /// What this kernel has of what may be missing.
+    pub(crate) kernel: sys::kernel::Kernel,
     pub(crate) store: Store,
     pub(crate) images: images::ImageStore,
     pub(crate) runtimes: Runtimes,

@@ -49,9 +49,14 @@ impl Node {
     ///
     /// # Errors
     ///
+    /// [`Error::Precondition`] when the kernel lacks something that there is no way around for;
     /// [`Error::Failed`] when directories, store or images cannot be opened. A single object that
     /// cannot be recovered is no error: it becomes `Unknown` or is cleaned away.
     pub async fn start(config: NodeConfig) -> Result<Self, Error> {
+        let kernel = blocking(|| Ok(sys::kernel::probe())).await?;
+        if let Some(refusal) = kernel.refusal() {
+            return Err(Error::Precondition(refusal));
+        }
         for (directory, mode) in [
             (&config.root, 0o700),
             // The socket is in it, which its group may use.
@@ -90,6 +95,7 @@ impl Node {
             cgroup_users: cgroups::Users::new(config.run.join("cgroups"), config.monitors_cgroup()),
             config,
             boot_id,
+            kernel,
             store,
             images,
             hierarchies,

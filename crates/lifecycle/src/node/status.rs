@@ -1,5 +1,7 @@
 //! What callers ask of the node itself.
 
+use sys::kernel::{Answer, Found, Kernel, Without};
+
 use super::Node;
 use crate::context::with;
 use crate::error::Error;
@@ -55,6 +57,7 @@ impl Node {
             "runtimeHandlers": handlers,
             "unusableRuntimes": self.ctx.runtimes.problems(),
             "checkpoint": checkpoint,
+            "kernel": kernel_info(&self.ctx.kernel),
             "restoreDirectories": config.checkpoint.restore_directories,
             "cgroupDriver": self.ctx.driver.name(),
             "cniConfDirectories": config.cni_conf_dirs,
@@ -78,4 +81,22 @@ impl Node {
         tracing::info!(pod_cidr, "runtime configuration received");
         Ok(())
     }
+}
+
+/// The kernel's release, and of each feature that it may lack: `true`, or what is done without it, or why
+/// that is not known.
+fn kernel_info(kernel: &Kernel) -> serde_json::Value {
+    let shown = |found: &Found| match (&found.answer, found.feature.without) {
+        (Answer::Present, _) => true.into(),
+        (Answer::Missing(_), Without::WayAround(way)) => format!("way around: {way}").into(),
+        // A daemon does not get that far.
+        (Answer::Missing(_), Without::Refusal) => false.into(),
+        (Answer::Unknown(error), _) => format!("not known: {error}").into(),
+    };
+    let features: serde_json::Map<String, serde_json::Value> = kernel
+        .found
+        .iter()
+        .map(|found| (found.feature.name.to_owned(), shown(found)))
+        .collect();
+    serde_json::json!({"release": kernel.release, "features": features})
 }

@@ -7,6 +7,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use sys::testing::{Argument, Refusal, libc, refusing};
+
 use super::*;
 use crate::cgroups::DriverChoice;
 use crate::config::{CheckpointConfig, Handler};
@@ -66,6 +68,71 @@ async fn recorded(node: &Node) -> Vec<SandboxRecord> {
     let (records, bad) = node.ctx.store.sandboxes().await.unwrap();
     assert!(bad.is_empty(), "{bad:?}");
     records
+}
+
+/// Starts a node where a system call, with this argument if any, fails as on another kernel. All threads
+/// of the node have the filter, so `work` belongs there too.
+fn on_kernel<T: Send>(
+    call: (libc::c_long, Option<Argument>, i32),
+    work: impl AsyncFnOnce(Result<Node, Error>) -> T + Send,
+) -> T {
+    let (call, argument, errno) = call;
+    let refusal = Refusal {
+        call,
+        argument,
+        errno,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    refusing(&[refusal], || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async { work(Node::start(config(dir.path())).await).await })
+    })
+    .unwrap()
+}
+
+#[test]
+fn a_kernel_that_lacks_what_is_needed_is_refused_at_the_start() {
+    let error = on_kernel(
+        (libc::SYS_mount_setattr, None, libc::ENOSYS),
+        async |node| node.unwrap_err(),
+    );
+    let Error::Precondition(text) = error else {
+        panic!("{error:?}")
+    };
+    let release = sys::sysinfo::kernel().release;
+    let begin = format!("kernel {release} lacks mount_setattr (Linux 5.12 has it, for ");
+    assert!(text.starts_with(&begin), "{text}");
+}
+
+#[test]
+fn a_status_shows_what_the_kernel_has_and_what_is_done_without() {
+    let set_fd = Argument {
+        index: 1,
+        mask: u32::MAX,
+        value: 5,
+    };
+    let status = on_kernel(
+        (libc::SYS_fsconfig, Some(set_fd), libc::EBADF),
+        async |node| {
+            let node = node.unwrap();
+            let status = node.status().await;
+            node.shut_down().await;
+            status
+        },
+    );
+    let kernel = &status.info["kernel"];
+    assert_eq!(kernel["release"], sys::sysinfo::kernel().release);
+    let features = kernel["features"].as_object().unwrap();
+    assert_eq!(features.len(), sys::kernel::FEATURES.len());
+    assert_eq!(features["overlay"], true);
+    assert_eq!(features["mount_setattr"], true);
+    assert_eq!(
+        features["overlay: layers by O_PATH descriptors"],
+        "way around: layers are named by paths in /proc, or by numbers"
+    );
 }
 
 #[tokio::test]
