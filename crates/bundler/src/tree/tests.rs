@@ -666,3 +666,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn attributes_that_the_filesystem_does_not_take_are_left_out_and_told() {
+    use sys::testing::{Refusal, libc, refusing};
+    let source = tempfile::tempdir_in("/var/tmp").unwrap();
+    std::fs::write(source.path().join("file"), "text").unwrap();
+    let fd = sys::fs::open_dir(source.path()).unwrap();
+    sys::fs::set_xattr(&fd, "file".as_ref(), "user.k".as_ref(), b"v").unwrap();
+    let mut tar = Vec::new();
+    capture_tree(&fd, &mut tar).unwrap();
+    // As a tmpfs before Linux 6.6.
+    let unsupported = Refusal {
+        call: libc::SYS_setxattr,
+        argument: None,
+        errno: libc::EOPNOTSUPP,
+    };
+    let target = Target::new();
+    let report = refusing(&[unsupported], || target.apply(&tar, Dialect::Plain));
+    let report = report.unwrap().unwrap();
+    assert_eq!(
+        std::fs::read(target.root.join("file")).unwrap(),
+        b"text",
+        "{report:?}"
+    );
+    assert_eq!(report.skipped.len(), 1, "{report:?}");
+    assert_eq!(report.skipped[0].path, Path::new("file"));
+    let reason = &report.skipped[0].reason;
+    assert!(reason.contains("does not take"), "{reason}");
+}

@@ -271,6 +271,56 @@ fn a_held_program_stands_and_then_runs_on_unharmed() {
 }
 
 #[test]
+fn a_kernel_that_lacks_what_this_needs_is_found_out_before_anything_is_frozen() {
+    use sys::testing::{Argument, Refusal, libc, refusing};
+    // PTRACE_SETOPTIONS and PTRACE_GET_RSEQ_CONFIGURATION.
+    for (call, request, errno, reason) in [
+        (
+            libc::SYS_vmsplice,
+            None,
+            libc::EINVAL,
+            "try copy-on-write: ",
+        ),
+        (
+            libc::SYS_ptrace,
+            Some(0x4200),
+            libc::EINVAL,
+            "suspend seccomp",
+        ),
+        (
+            libc::SYS_ptrace,
+            Some(0x420f),
+            libc::EIO,
+            "restartable sequence",
+        ),
+    ] {
+        let argument = request.map(|value| Argument {
+            index: 0,
+            mask: u32::MAX,
+            value,
+        });
+        let refusal = Refusal {
+            call,
+            argument,
+            errno,
+        };
+        for freezer in Freezer::all() {
+            let program = Program::start(freezer);
+            let held = refusing(&[refusal], || {
+                Holder::start(monitor(), program.child.pid(), &program.freezer.0)
+                    .and_then(|mut holder| holder.freeze(deadline()))
+            });
+            let held = held.unwrap();
+            let said = matches!(&held, Err(Error::Refused { message }) if message.contains(reason));
+            assert!(said, "{held:?}");
+            assert!(!program.freezer.is_frozen());
+            program.goes_on();
+            program.is_its_own();
+        }
+    }
+}
+
+#[test]
 fn what_was_released_stays_frozen_until_somebody_thaws_it() {
     for freezer in Freezer::all() {
         let program = Program::start(freezer);

@@ -243,3 +243,62 @@ fn temporaries_of_a_killed_process_are_removed_and_nothing_else() {
     assert_eq!(std::fs::read_dir(base).unwrap().count(), others.len() + 1);
     assert_eq!(remove_temporaries(&base.join("none")).unwrap(), 0);
 }
+
+/// A call that fails so where one of its arguments has this value.
+fn refusal(call: libc::c_long, index: u32, value: u32, errno: i32) -> crate::testing::Refusal {
+    let argument = crate::testing::Argument {
+        index,
+        mask: u32::MAX,
+        value,
+    };
+    crate::testing::Refusal {
+        call,
+        argument: Some(argument),
+        errno,
+    }
+}
+
+#[test]
+fn a_file_without_a_name_gets_one_where_the_kernel_wants_the_way_by_proc() {
+    let dir = tempfile::tempdir().unwrap();
+    let fd = open_dir(dir.path()).unwrap();
+    let by_descriptor = refusal(
+        libc::SYS_linkat,
+        4,
+        AtFlags::EMPTY_PATH.bits(),
+        libc::ENOENT,
+    );
+    crate::testing::refusing(&[by_descriptor], || {
+        let mut file = create_unnamed(&fd, 0o600).unwrap();
+        file.write_all(b"text").unwrap();
+        link_into(&file, &fd, "named").unwrap();
+        let taken = link_into(&file, &fd, "named").unwrap_err();
+        assert_eq!(errno(&taken), Some(Errno::EXIST));
+    })
+    .unwrap();
+    assert_eq!(std::fs::read(dir.path().join("named")).unwrap(), b"text");
+}
+
+#[test]
+fn renaming_replaces_nothing_where_the_flag_for_that_is_not_known_either() {
+    let dir = tempfile::tempdir().unwrap();
+    let fd = open_dir(dir.path()).unwrap();
+    let flag = refusal(
+        libc::SYS_renameat2,
+        4,
+        RenameFlags::NOREPLACE.bits(),
+        libc::EINVAL,
+    );
+    for name in ["a", "taken"] {
+        std::fs::write(dir.path().join(name), name).unwrap();
+    }
+    crate::testing::refusing(&[flag], || {
+        let taken = rename_noreplace(&fd, "a", &fd, "taken").unwrap_err();
+        assert_eq!(errno(&taken), Some(Errno::EXIST));
+        rename_noreplace(&fd, "a", &fd, "b").unwrap();
+    })
+    .unwrap();
+    assert!(!dir.path().join("a").exists());
+    assert_eq!(std::fs::read(dir.path().join("b")).unwrap(), b"a");
+    assert_eq!(std::fs::read(dir.path().join("taken")).unwrap(), b"taken");
+}

@@ -117,8 +117,7 @@ fn a_descendant_that_keeps_the_pipes_does_not_delay_the_end() {
     assert!(begin.elapsed() < Duration::from_secs(2));
 }
 
-#[test]
-fn descriptors_arrive_under_their_numbers_and_no_others_do() {
+fn check_descriptors() {
     let (mut reader, writer) = std::io::pipe().unwrap();
     let (other, _keep) = std::io::pipe().unwrap();
     // One that would leak: without close-on-exec in this process.
@@ -133,6 +132,21 @@ fn descriptors_arrive_under_their_numbers_and_no_others_do() {
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
     assert_eq!(text, "x\n");
+}
+
+#[test]
+fn descriptors_arrive_under_their_numbers_and_no_others_do() {
+    check_descriptors();
+}
+
+#[test]
+fn no_others_do_on_a_kernel_without_close_range_either() {
+    let close_range = crate::testing::Refusal {
+        call: libc::SYS_close_range,
+        argument: None,
+        errno: libc::ENOSYS,
+    };
+    crate::testing::refusing(&[close_range], check_descriptors).unwrap();
 }
 
 #[test]

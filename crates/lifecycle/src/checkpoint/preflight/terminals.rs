@@ -144,4 +144,33 @@ mod tests {
         let shared = master_first.fault(pid, 10, leader).unwrap();
         assert!(shared.contains("process 99"), "{shared}");
     }
+
+    #[test]
+    fn an_inherited_terminal_passes_and_without_kcmp_it_does_not() {
+        use std::os::fd::{AsRawFd as _, OwnedFd};
+        use sys::process::{Command, Stdio};
+        use sys::testing::{Refusal, libc, refusing};
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let copy = OwnedFd::from(file.try_clone().unwrap());
+        let child = Command::new("cat").stdin(Stdio::Pipe).fd(copy, 5);
+        let child = child.spawn().unwrap();
+        let own = std::process::id();
+        let mut terminals = Terminals::default();
+        terminals.see(own, u32::try_from(file.as_raw_fd()).unwrap(), (OTHERS, 0));
+        terminals.see(child.pid(), 5, (OTHERS, 0));
+        let session = Session {
+            id: own,
+            terminal: 136 << 8 | 7,
+            foreground: None,
+        };
+        assert_eq!(terminals.fault(child.pid(), 5, session), None);
+        let kcmp = Refusal {
+            call: libc::SYS_kcmp,
+            argument: None,
+            errno: libc::ENOSYS,
+        };
+        let fault = refusing(&[kcmp], || terminals.fault(child.pid(), 5, session)).unwrap();
+        let fault = fault.unwrap();
+        assert!(fault.contains("not from its session's leader"), "{fault}");
+    }
 }
