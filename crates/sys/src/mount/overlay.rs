@@ -9,8 +9,9 @@
 //! | options | mount(2): all of them in one page of text | always |
 //!
 //! # Invariants
-//! - Layers are opened once, and all ways name what was opened: by descriptor, or through /proc.
-//!   Their names may hold any byte and have any length.
+//! - Each way opens the layers and names what was opened: by descriptor, or through /proc. Their names
+//!   may hold any byte and have any length.
+//! - Only mount(2) needs all of them open at once; a daemon may have as few as 1024 descriptors.
 //! - A failure leaves nothing mounted.
 
 use std::ffi::{CStr, CString};
@@ -43,7 +44,7 @@ const OFF: [(&CStr, &CStr); 3] = [
 /// difference that can be archived, and nothing in a layer can point at another path
 /// (`Documentation/filesystems/overlayfs.rst`).
 ///
-/// Takes one descriptor a layer while it runs.
+/// Takes few descriptors while it runs, but one a layer where only mount(2) is left.
 ///
 /// # Errors
 ///
@@ -55,12 +56,9 @@ pub fn overlay(lowers: &[&Path], upper: &Path, work: &Path, target: &Path) -> io
         return Err(Errno::INVAL.into());
     }
     let layers = Layers {
-        lowers: lowers
-            .iter()
-            .map(|path| open_path(path))
-            .collect::<io::Result<_>>()?,
-        upper: open_path(upper)?,
-        work: open_path(work)?,
+        lowers,
+        upper,
+        work,
     };
     match by_descriptor(&layers) {
         Ok(mount) => return attach(mount, target),
@@ -77,8 +75,15 @@ pub fn overlay(lowers: &[&Path], upper: &Path, work: &Path, target: &Path) -> io
     }
 }
 
+#[derive(Clone, Copy)]
+struct Layers<'a> {
+    lowers: &'a [&'a Path],
+    upper: &'a Path,
+    work: &'a Path,
+}
+
 /// The layers as open directories (`O_PATH`).
-struct Layers {
+struct Opened {
     lowers: Vec<OwnedFd>,
     upper: OwnedFd,
     work: OwnedFd,
@@ -97,34 +102,33 @@ fn is_unknown(error: Errno) -> bool {
     )
 }
 
-fn by_descriptor(layers: &Layers) -> Result<OwnedFd, Errno> {
-    detached(|context| {
-        for lower in &layers.lowers {
-            rustix::mount::fsconfig_set_fd(context, c"lowerdir+", lower)?;
-        }
-        rustix::mount::fsconfig_set_fd(context, c"upperdir", &layers.upper)?;
-        rustix::mount::fsconfig_set_fd(context, c"workdir", &layers.work)
+fn by_descriptor(layers: &Layers<'_>) -> Result<OwnedFd, Errno> {
+    detached(layers, |context, key, layer| {
+        rustix::mount::fsconfig_set_fd(context, key, layer)
     })
 }
 
 /// A string has at most 255 bytes (`fs/fsopen.c`), which a path in /proc never reaches, and holds none
 /// of the characters that overlayfs interprets.
-fn by_strings(layers: &Layers) -> Result<OwnedFd, Errno> {
-    let name = |fd: &OwnedFd| format!("/proc/thread-self/fd/{}", fd.as_raw_fd());
-    detached(|context| {
-        for lower in &layers.lowers {
-            rustix::mount::fsconfig_set_string(context, c"lowerdir+", name(lower))?;
-        }
-        rustix::mount::fsconfig_set_string(context, c"upperdir", name(&layers.upper))?;
-        rustix::mount::fsconfig_set_string(context, c"workdir", name(&layers.work))
+fn by_strings(layers: &Layers<'_>) -> Result<OwnedFd, Errno> {
+    detached(layers, |context, key, layer| {
+        let name = format!("/proc/thread-self/fd/{}", layer.as_raw_fd());
+        rustix::mount::fsconfig_set_string(context, key, name)
     })
 }
 
-/// Makes a detached overlay whose layers are set by `set_layers`.
-fn detached(set_layers: impl FnOnce(&OwnedFd) -> Result<(), Errno>) -> Result<OwnedFd, Errno> {
+/// Makes a detached overlay. `set` gives the kernel one layer, which it holds itself from then on.
+fn detached(
+    layers: &Layers<'_>,
+    set: impl Fn(&OwnedFd, &CStr, OwnedFd) -> Result<(), Errno>,
+) -> Result<OwnedFd, Errno> {
     let context = rustix::mount::fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(&context, c"source", c"overlay")?;
-    set_layers(&context)?;
+    for lower in layers.lowers {
+        set(&context, c"lowerdir+", open_path(lower)?)?;
+    }
+    set(&context, c"upperdir", open_path(layers.upper)?)?;
+    set(&context, c"workdir", open_path(layers.work)?)?;
     for (key, value) in OFF {
         rustix::mount::fsconfig_set_string(&context, key, value)?;
     }
@@ -141,8 +145,14 @@ fn detached(set_layers: impl FnOnce(&OwnedFd) -> Result<(), Errno>) -> Result<Ow
 ///
 /// The mount comes to be complete and at its place in one step, as with move_mount(2), and propagates
 /// the same. Its flags are the same: none but `relatime`.
-fn by_options(layers: &Layers, target: &Path) -> io::Result<()> {
-    let options = options(layers, rustix::param::page_size())?;
+fn by_options(layers: &Layers<'_>, target: &Path) -> io::Result<()> {
+    let lowers = layers.lowers.iter().map(|path| open_path(path));
+    let opened = Opened {
+        lowers: lowers.collect::<Result<_, _>>()?,
+        upper: open_path(layers.upper)?,
+        work: open_path(layers.work)?,
+    };
+    let options = options(&opened, rustix::param::page_size())?;
     let options = CString::new(options).map_err(io::Error::other)?;
     // Not followed, and at the caller's working directory.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -165,7 +175,7 @@ fn by_options(layers: &Layers, target: &Path) -> io::Result<()> {
 
 /// The option string with descriptor numbers for names; `page` is how much mount(2) copies, the NUL
 /// byte at the end included (mount(2), `data`; `copy_mount_options` in `fs/namespace.c`).
-fn options(layers: &Layers, page: usize) -> io::Result<String> {
+fn options(layers: &Opened, page: usize) -> io::Result<String> {
     let mut options = String::from("lowerdir=");
     for (index, lower) in layers.lowers.iter().enumerate() {
         let colon = if index == 0 { "" } else { ":" };
@@ -193,40 +203,37 @@ fn options(layers: &Layers, page: usize) -> io::Result<String> {
 
 /// For [`crate::kernel`]: whether an overlay can be mounted, in an empty working directory.
 pub(crate) fn try_any_overlay() -> io::Result<()> {
-    make_trial()?;
-    let [lower, upper, work, merged] = TRIAL.map(Path::new);
-    overlay(&[lower], upper, work, merged)
+    in_trial(|layers| overlay(layers.lowers, layers.upper, layers.work, Path::new(MERGED)))
 }
 
 /// The same of the newest way alone, which is mounted nowhere.
 pub(crate) fn try_overlay_by_descriptor() -> io::Result<()> {
-    by_descriptor(&make_trial()?)?;
-    Ok(())
+    in_trial(|layers| Ok(drop(by_descriptor(layers)?)))
 }
 
 /// The same of the second way alone.
 pub(crate) fn try_overlay_by_strings() -> io::Result<()> {
-    by_strings(&make_trial()?)?;
-    Ok(())
+    in_trial(|layers| Ok(drop(by_strings(layers)?)))
 }
 
-const TRIAL: [&str; 4] = ["lower", "upper", "work", "merged"];
+const MERGED: &str = "merged";
 
-fn make_trial() -> io::Result<Layers> {
-    for name in TRIAL {
+fn in_trial(work: impl FnOnce(&Layers<'_>) -> io::Result<()>) -> io::Result<()> {
+    let names = ["lower", "upper", "work", MERGED].map(Path::new);
+    for name in names {
         rustix::fs::mkdir(name, Mode::RWXU)?;
     }
-    let [lower, upper, work, _] = TRIAL.map(Path::new);
-    Ok(Layers {
-        lowers: vec![open_path(lower)?],
-        upper: open_path(upper)?,
-        work: open_path(work)?,
+    let [lower, upper, scratch, _] = names;
+    work(&Layers {
+        lowers: &[lower],
+        upper,
+        work: scratch,
     })
 }
 
-fn open_path(path: &Path) -> io::Result<OwnedFd> {
+fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(path, flags, Mode::empty())?)
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 #[cfg(test)]

@@ -203,7 +203,7 @@ fn layers_that_do_not_fit_into_the_options_of_mount_are_an_error_with_both_sizes
     let own = open_path(dir.path()).unwrap();
     // As in a process with a million open files.
     let high = || rustix::io::fcntl_dupfd_cloexec(own.as_fd(), 10_000).unwrap();
-    let layers = Layers {
+    let layers = Opened {
         lowers: (0..MAX_LOWER_LAYERS).map(|_| high()).collect(),
         upper: high(),
         work: high(),
