@@ -8,6 +8,7 @@
 mod cgroups;
 mod core;
 mod hostname;
+mod label;
 mod pagemap;
 mod splice;
 mod timerfd;
@@ -18,6 +19,7 @@ mod tests;
 pub use self::core::{CoreEdits, edit_core};
 pub use cgroups::bind_cgroups;
 pub use hostname::set_host_name;
+pub use label::{Relabel, Relabelled, forget_security_module, relabel_core, relabel_files};
 pub use pagemap::{SkipError, page_image_of, skip_header_page};
 pub use timerfd::rearm_timers;
 
