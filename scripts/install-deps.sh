@@ -22,6 +22,7 @@ runtime_packages=(
     runc:runc
     containernetworking-plugins:/usr/lib/cni/bridge,/opt/cni/bin/bridge
     iptables:iptables
+    apparmor:apparmor_parser
     iproute2:ip
     util-linux:unshare
     jq:jq

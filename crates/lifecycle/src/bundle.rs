@@ -65,6 +65,7 @@ pub(crate) fn write(
         mount.container_path = place(&root, &mount.container_path)?;
     }
     let profile = seccomp_profile(config.security.seccomp.as_ref())?;
+    let apparmor = ctx.apparmor.profile_for(&config.security)?;
     let files = pod_files(ctx, sandbox, record, &root)?;
     let hostname = hostname(ctx, sandbox)?;
     let built = spec::build(&SpecInput {
@@ -82,6 +83,7 @@ pub(crate) fn write(
         mounts: &mounts,
         devices: &devices,
         seccomp_profile: profile.as_deref(),
+        apparmor_profile: apparmor.as_deref(),
         host: &ctx.host,
     })?;
     let spec = serde_json::to_value(&built)

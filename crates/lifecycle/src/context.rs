@@ -40,6 +40,7 @@ pub(crate) struct Context {
     pub(crate) driver: CgroupDriver,
     pub(crate) cgroup_users: Users,
     pub(crate) host: crate::spec::host::HostFacts,
+    pub(crate) apparmor: crate::apparmor::AppArmor,
     /// Commands of ExecSync; each holds one of tokio's 512 blocking threads, which stops and starts
     /// need as well.
     pub(crate) execs: Semaphore,

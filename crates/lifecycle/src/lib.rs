@@ -27,6 +27,7 @@ pub mod signals;
 pub mod spec;
 pub mod users;
 
+mod apparmor;
 mod bundle;
 mod checkpoint;
 mod container;

@@ -301,7 +301,7 @@ pub struct SecurityContext {
     pub readonly_paths: Vec<String>,
     /// Seccomp; `None` is unconfined, as CRI has it.
     pub seccomp: Option<SecurityProfile>,
-    /// AppArmor.
+    /// AppArmor; `None` is the default, as the kubelet has it.
     pub apparmor: Option<SecurityProfile>,
     /// SELinux.
     pub selinux: Option<SelinuxOptions>,

@@ -89,6 +89,7 @@ impl Node {
         let ctx = Arc::new(Context {
             host: crate::spec::host::HostFacts::probe(&hierarchies)
                 .map_err(failed("look at the host"))?,
+            apparmor: crate::apparmor::AppArmor::new(),
             runtimes: Runtimes::probe(&config, &hierarchies, driver),
             engine: Engine::default(),
             driver,
@@ -114,6 +115,15 @@ impl Node {
             registry.names.insert(name, id.clone());
             registry.sandboxes.insert(id, handle);
         }
+        let confining = Arc::clone(&ctx);
+        ctx.tracker.spawn(async move {
+            // Nobody waits for it either: a container that needs the profile sooner loads it.
+            let load = move || {
+                confining.apparmor.start();
+                Ok(())
+            };
+            drop(blocking(load).await);
+        });
         let probing = Arc::clone(&ctx);
         ctx.tracker.spawn(async move {
             // Nobody waits for it: who needs CRIU sooner joins this probe, and reports.

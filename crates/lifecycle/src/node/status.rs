@@ -45,6 +45,7 @@ impl Node {
             reason: "NetworkPluginNotReady".into(),
             message: error.to_string(),
         });
+        let apparmor = with(&self.ctx, |ctx| Ok(ctx.apparmor.status())).await;
         let config = &self.ctx.config;
         let checkpoint = match self.ctx.engine.known() {
             Some(Ok(criu)) => criu,
@@ -58,6 +59,7 @@ impl Node {
             "unusableRuntimes": self.ctx.runtimes.problems(),
             "checkpoint": checkpoint,
             "kernel": kernel_info(&self.ctx.kernel),
+            "apparmor": apparmor.unwrap_or_default(),
             "restoreDirectories": config.checkpoint.restore_directories,
             "cgroupDriver": self.ctx.driver.name(),
             "cniConfDirectories": config.cni_conf_dirs,

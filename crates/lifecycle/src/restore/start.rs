@@ -70,6 +70,10 @@ fn restore(
     let bytes = std::fs::read(&path).map_err(|error| Error::io("read", &path, error))?;
     let spec: serde_json::Value = serde_json::from_slice(&bytes)
         .map_err(|error| Error::failed(format!("parse {}", path.display()), error))?;
+    // Between creation and start the node's profiles may have been loaded anew, without ours.
+    if let Some(profile) = crate::apparmor::of_spec(&spec) {
+        ctx.apparmor.ensure(profile)?;
+    }
     let manifest = staging::manifest(&directory)?;
     sys::fs::make_dir_all(&run_dir, 0o700)
         .map_err(|error| Error::io("make directory", &run_dir, error))?;

@@ -44,8 +44,6 @@ pub struct HostFacts {
     pub swap_limits: bool,
     /// Whether huge pages can be limited.
     pub hugetlb_limits: bool,
-    /// Whether AppArmor is on.
-    pub apparmor: bool,
     /// Whether SELinux is on.
     pub selinux: bool,
     /// Machine as uname(2) tells it.
@@ -92,8 +90,6 @@ impl HostFacts {
             unified_cgroups,
             swap_limits,
             hugetlb_limits,
-            apparmor: fs::read_to_string("/sys/module/apparmor/parameters/enabled")
-                .is_ok_and(|text| text.starts_with('Y')),
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             kernel: sys::sysinfo::kernel_version(&kernel.release).unwrap_or_default(),
             machine: kernel.machine,

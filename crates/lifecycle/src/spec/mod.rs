@@ -133,6 +133,8 @@ pub struct SpecInput<'a> {
     /// Bytes of the seccomp profile file that the request names; `None` when it names none or
     /// there is no such file.
     pub seccomp_profile: Option<&'a [u8]>,
+    /// The AppArmor profile that it gets; `None` for none.
+    pub apparmor_profile: Option<&'a str>,
     /// Facts about the host.
     pub host: &'a HostFacts,
 }

@@ -7,7 +7,7 @@ use oci_spec::runtime::{PosixRlimitBuilder, PosixRlimitType, Process, User};
 use super::SpecInput;
 use super::caps::CapabilitySets;
 use crate::error::Error;
-use crate::model::{SecurityProfile, SelinuxOptions};
+use crate::model::SelinuxOptions;
 
 /// Where programs are looked for when the image does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -38,7 +38,7 @@ pub(super) fn build(input: &SpecInput<'_>, caps: &CapabilitySets) -> Result<Proc
         .set_no_new_privileges(Some(security.no_new_privs))
         .set_oom_score_adj(Some(oom_score_adj(input)?))
         .set_rlimits(Some(vec![files]))
-        .set_apparmor_profile(apparmor(input)?)
+        .set_apparmor_profile(input.apparmor_profile.map(str::to_owned))
         .set_selinux_label(selinux(input).map(|label| label.process));
     Ok(process)
 }
@@ -147,22 +147,6 @@ fn oom_score_adj(input: &SpecInput<'_>) -> Result<i32, Error> {
     };
     i32::try_from(score)
         .map_err(|error| Error::invalid("linux.resources.oom_score_adj", error.to_string()))
-}
-
-/// thawd brings no AppArmor profile of its own, so `RuntimeDefault` is unconfined, as on a host
-/// without AppArmor.
-fn apparmor(input: &SpecInput<'_>) -> Result<Option<String>, Error> {
-    match &input.config.security.apparmor {
-        Some(SecurityProfile::Localhost(name)) if !input.config.security.privileged => {
-            if !input.host.apparmor {
-                let problem =
-                    format!("profile {name:?} is asked for, and this host has no AppArmor");
-                return Err(Error::invalid("apparmor", problem));
-            }
-            Ok(Some(name.clone()))
-        }
-        _ => Ok(None),
-    }
 }
 
 /// The two labels of a container.

@@ -29,6 +29,7 @@ struct Case {
     files: PodFiles,
     devices: Vec<HostDevice>,
     seccomp_profile: Option<Vec<u8>>,
+    apparmor_profile: Option<String>,
     host: HostFacts,
 }
 
@@ -81,6 +82,7 @@ impl Case {
             },
             devices: Vec::new(),
             seccomp_profile: None,
+            apparmor_profile: None,
             host: HostFacts {
                 bounding_set: 0x1ff_feff_ffff,
                 oom_score_adj: 0,
@@ -92,7 +94,6 @@ impl Case {
                 unified_cgroups: false,
                 swap_limits: true,
                 hugetlb_limits: false,
-                apparmor: false,
                 selinux: false,
                 machine: "x86_64".into(),
                 kernel: (6, 18),
@@ -116,6 +117,7 @@ impl Case {
             mounts: &self.config.mounts,
             devices: &self.devices,
             seccomp_profile: self.seccomp_profile.as_deref(),
+            apparmor_profile: self.apparmor_profile.as_deref(),
             host: &self.host,
         })
     }
@@ -318,11 +320,9 @@ fn annotations_name_the_pod_and_steer_nothing() {
 }
 
 #[test]
-fn labels_and_profiles_need_a_host_that_has_them() {
+fn a_profile_is_passed_on_and_a_label_needs_a_host_that_has_them() {
     let mut case = Case::new();
-    case.config.security.apparmor = Some(SecurityProfile::Localhost("mine".into()));
-    assert_eq!(case.invalid().0, "apparmor");
-    case.host.apparmor = true;
+    case.apparmor_profile = Some("mine".into());
     case.config.security.selinux = Some(SelinuxOptions {
         level: "s0:c1,c2".into(),
         ..SelinuxOptions::default()
