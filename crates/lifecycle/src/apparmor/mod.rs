@@ -32,6 +32,8 @@ use std::time::Duration;
 
 use sys::process::{Command, Deadline, OutputLimits};
 
+pub(crate) use labels::Labels;
+
 use crate::error::{Error, chain};
 use crate::model::{SecurityContext, SecurityProfile};
 use crate::runtimes::find_program;
@@ -269,6 +271,15 @@ impl AppArmor {
         let file = std::fs::File::open(&self.places.profiles)?;
         let bytes = sys::fs::read_bounded(file, LIST_BYTES)?;
         Ok(labels::parse(&String::from_utf8_lossy(&bytes)))
+    }
+
+    /// What labels mean on this node.
+    pub(crate) fn labels(&self, selinux: bool) -> Labels {
+        let profiles = match self.presence() {
+            Presence::Off => Some(BTreeMap::new()),
+            Presence::On | Presence::Hidden => self.list().ok(),
+        };
+        Labels { profiles, selinux }
     }
 
     /// For people: whether it is on, and what became of the default profile.

@@ -250,6 +250,20 @@ fn the_parser_gets_what_its_version_knows() {
     assert_eq!(major("AppArmor parser version x"), 0);
 }
 
+#[test]
+fn labels_are_read_from_the_list() {
+    let lab = Lab::new();
+    let here = lab.apparmor().labels(false);
+    assert!(here.held(b"mine") && !here.held(b"crun") && !here.held(b"other"));
+    fs::remove_file(lab.at("profiles")).unwrap();
+    assert!(
+        lab.apparmor().labels(false).held(b"crun"),
+        "nobody can tell"
+    );
+    lab.put("enabled", "N\n");
+    assert!(!lab.apparmor().labels(false).held(b"mine"), "nothing is on");
+}
+
 /// It needs no kernel with AppArmor for this.
 #[test]
 fn the_real_parser_takes_the_profile() {

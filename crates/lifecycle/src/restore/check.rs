@@ -3,10 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use criu_images::policy::{self as images_policy, FilePath, PathUse};
-use criu_images::repair::CoreEdits;
+use criu_images::repair::{
+    CoreEdits, bind_cgroups, edit_core, forget_security_module, rearm_timers, set_host_name,
+};
 use criu_images::{Violation, ViolationKind};
 use rustix::fs::OFlags;
 
+use super::labels::Relabelling;
 use super::{policy, staging, start, tmpfs};
 use crate::bundle;
 use crate::checkpoint::mounts;
@@ -44,10 +47,13 @@ pub(crate) fn check(
     }
     start::pod_shm(ctx, sandbox, record, &directory)?;
     let hostname = bundle::hostname(ctx, sandbox)?;
+    let here = ctx.apparmor.labels(ctx.host.selinux);
+    let mut labels = Relabelling::new(&request.label, here);
     let bound = mounts::binds(spec)
         .iter()
         .any(|place| place == Path::new(CGROUPS));
-    repair(&directory, &staged, &request, &hostname, bound)?;
+    repair(&directory, &staged, &request, &hostname, bound, &mut labels)?;
+    labels.report(record.id.as_str());
     let summary = images_policy::check(&staged, &request).map_err(|found| explain(&found))?;
     if let Some(diff) = staging::open(&directory, bundler::names::ROOTFS_DIFF)? {
         let root = sys::fs::open_dir(&rootfs.merged)
@@ -77,15 +83,41 @@ fn explain(found: &[Violation]) -> Error {
     }
 }
 
+/// What is repaired in an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repair {
+    Core,
+    Files,
+    HostName,
+    Timers,
+    Inventory,
+    Mounts,
+}
+
+impl Repair {
+    fn of(name: &str) -> Option<Self> {
+        match name {
+            "files.img" => Some(Self::Timers),
+            "inventory.img" => Some(Self::Inventory),
+            _ if name.starts_with("core-") => Some(Self::Core),
+            _ if name.starts_with("fdinfo-") => Some(Self::Files),
+            _ if name.starts_with("utsns-") => Some(Self::HostName),
+            _ if name.starts_with("mountpoints-") => Some(Self::Mounts),
+            _ => None,
+        }
+    }
+}
+
 /// Edits what CRIU would restore wrongly (a periodic timer whose expiry was not read), and what
-/// belongs to the node and pod of the dump: OOM score, login id, limits above this node's, host name.
-/// Where the request binds the host's cgroups, so does the restore.
+/// belongs to the node and pod of the dump: OOM score, login id, limits above this node's, host name,
+/// security labels that mean nothing here. Where the request binds the host's cgroups, so does the restore.
 fn repair(
     directory: &Path,
     staged: &staging::Staged,
     request: &images_policy::Request,
     hostname: &str,
     cgroups_bound: bool,
+    labels: &mut Relabelling<'_>,
 ) -> Result<(), Error> {
     use criu_images::ImageSource as _;
     let edits = CoreEdits {
@@ -95,20 +127,18 @@ fn repair(
     };
     let failed = |error: std::io::Error| Error::failed("repair CRIU's images", error);
     for (name, _) in staged.list().map_err(failed)? {
-        let (core, names) = (name.starts_with("core-"), name.starts_with("utsns-"));
-        let table = cgroups_bound && name.starts_with("mountpoints-");
-        if !core && !names && !table && name != "files.img" {
+        let Some(kind) = Repair::of(&name) else {
             continue;
-        }
+        };
         let bytes = staged.read_at(&name, 0, REPAIR_BYTES).map_err(failed)?;
-        let repaired = if core {
-            criu_images::repair::edit_core(&bytes, &edits)
-        } else if names {
-            criu_images::repair::set_host_name(&bytes, hostname)
-        } else if table {
-            criu_images::repair::bind_cgroups(&bytes, CGROUPS)
-        } else {
-            criu_images::repair::rearm_timers(&bytes).map(|(image, _)| image)
+        let repaired = match kind {
+            Repair::Core => edit_core(&bytes, &edits).and_then(|image| labels.core(&image)),
+            Repair::Files => labels.files(&bytes),
+            Repair::HostName => set_host_name(&bytes, hostname),
+            Repair::Timers => rearm_timers(&bytes).map(|(image, _)| image),
+            Repair::Inventory => forget_security_module(&bytes),
+            Repair::Mounts if cgroups_bound => bind_cgroups(&bytes, CGROUPS),
+            Repair::Mounts => continue,
         };
         let repaired = repaired.map_err(|error| Error::invalid(&name, chain(&error)))?;
         if repaired != bytes {

@@ -12,6 +12,7 @@
 //! namespaces are the request's; images that ask for more are refused before CRIU runs.
 
 mod check;
+mod labels;
 mod place;
 mod policy;
 mod source;
