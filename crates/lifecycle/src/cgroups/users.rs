@@ -12,12 +12,14 @@
 //! Both live as long as the boot: the run directory and the cgroups.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sys::cgroup::Hierarchies;
+use sys::epoll::{Epoll, Interest};
 use sys::process::Deadline;
 
 /// Time for systemd to end a slice.
@@ -26,7 +28,7 @@ const STOP: Duration = Duration::from_secs(10);
 /// Time for a process that has ended to leave its cgroup, as the kernel counts.
 const LEAVE: Duration = Duration::from_secs(2);
 
-/// Pause between two looks.
+/// Longest time between two looks.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The pods that use each cgroup, and the notes.
@@ -167,7 +169,7 @@ fn take_away(directory: &Path) -> io::Result<bool> {
             if deadline.passed() {
                 return Ok(false);
             }
-            std::thread::sleep(PAUSE);
+            wait_change(directory)?;
         }
         sys::systemd::stop_unit(slice, Deadline::after(STOP))?;
         return Ok(!directory.exists());
@@ -181,9 +183,23 @@ fn take_away(directory: &Path) -> io::Result<bool> {
             }
             // A process that has ended is counted for a moment longer, though not listed.
             Err(_) if deadline.passed() || is_used(directory)? => return Ok(false),
-            Err(_) => std::thread::sleep(PAUSE),
+            Err(_) => wait_change(directory)?,
         }
     }
+}
+
+/// Waits until the kernel says that processes have left or come, or for a short time: of v1, and of
+/// cgroups that are removed below this one, it does not say.
+fn wait_change(directory: &Path) -> io::Result<()> {
+    let epoll = Epoll::new()?;
+    let events = match File::open(directory.join("cgroup.events")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        events => Some(events?),
+    };
+    if let Some(events) = &events {
+        epoll.add(events, 0, Interest::Change)?;
+    }
+    epoll.wait(Some(PAUSE)).map(drop)
 }
 
 /// Whether a cgroup holds processes or other cgroups.
