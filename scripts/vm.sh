@@ -102,42 +102,47 @@ stage() {
     if [ $# -gt 0 ]; then printf '%q ' "$@"; fi
 }
 
-mkdir -p "$vm_cache" "$logs"
-work=$(mktemp -d /var/tmp/thawd-vm.XXXXXX)
-trap end_machine EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+# run COMMAND...: the whole run. In a function, as bash would read the rest of a script that changes
+# meanwhile.
+run() {
+    local began try
+    mkdir -p "$vm_cache" "$logs"
+    work=$(mktemp -d /var/tmp/thawd-vm.XXXXXX)
+    trap end_machine EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
 
-# One machine at a time: two would only wait for each other's processors.
-exec 9>"$vm_cache/lock"
-if ! flock -n 9; then
-    say "another machine runs; waiting until it has ended"
-    flock 9
-fi
-vm_make "$suite" 9>&-
-stage "$work/lane" "$@" >"$work/command" 9>&-
-mv "$work/command" "$work/lane/command"
-truncate -s 1G "$work/lane.ext4"
-mke2fs -q -t ext4 -L lane -d "$work/lane" "$work/lane.ext4"
+    # One machine at a time: two would only wait for each other's processors.
+    exec 9>"$vm_cache/lock"
+    if ! flock -n 9; then
+        say "another machine runs; waiting until it has ended"
+        flock 9
+    fi
+    vm_make "$suite" 9>&-
+    stage "$work/lane" "$@" >"$work/command" 9>&-
+    mv "$work/command" "$work/lane/command"
+    truncate -s 1G "$work/lane.ext4"
+    mke2fs -q -t ext4 -L lane -d "$work/lane" "$work/lane.ext4"
 
-began=$(date +%s)
-for try in 1 2 3; do
-    say "booting $suite (AppArmor $apparmor, cgroup $cgroup)"
-    boot "$kernel_line" 9>&-
-    if [ "$try" = 3 ] || ! panicked; then break; fi
-    say "the machine's kernel panicked before the first check, which is the emulator's fault; once more"
-done
-say "the machine ran for $(elapsed "$began")"
+    began=$(date +%s)
+    for try in 1 2 3; do
+        say "booting $suite (AppArmor $apparmor, cgroup $cgroup)"
+        boot "$kernel_line" 9>&-
+        if [ "$try" = 3 ] || ! panicked; then break; fi
+        say "the machine's kernel panicked before the first check, which is the emulator's fault; once more"
+    done
+    say "the machine ran for $(elapsed "$began")"
 
-if [ $# -gt 0 ]; then
-    [ -n "$machine_status" ] || die "the machine ended before the command did; see $logs/console.log"
-    exit "$machine_status"
-fi
-if [ -z "$machine_status" ]; then
-    count_line "FAIL the story came to its end: the machine ended before it"
-fi
-printf '%d passed, %d failed\n' "$passed" "$failed"
-if [ "$failed" != 0 ]; then
-    say "the kernel's log is $logs/console.log, thawd's is $logs/thawd.log"
-    exit 1
-fi
+    if [ $# -gt 0 ]; then
+        [ -n "$machine_status" ] || die "the machine ended before the command did; see $logs/console.log"
+        exit "$machine_status"
+    fi
+    if [ -z "$machine_status" ]; then
+        count_line "FAIL the story came to its end: the machine ended before it"
+    fi
+    printf '%d passed, %d failed\n' "$passed" "$failed"
+    [ "$failed" = 0 ] || say "the kernel's log is $logs/console.log, thawd's is $logs/thawd.log"
+    [ "$failed" = 0 ]
+    exit
+}
+run "$@"

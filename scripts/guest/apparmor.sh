@@ -24,20 +24,36 @@ profile() {
         apparmor: {profile_type: $1, localhost_ref: \"${2:-}\"}}"
 }
 
-# labelled WHAT POD-NAME FILTER LABEL TRIES: a container has a label like this, and what it may do;
-# then it is frozen and thawed, and has both again.
+# labelled WHAT LABEL TRIES: the container $id has a label like this, and what it may do.
 labelled() {
-    starts "a container with $1 runs" "$2" . "$base" "$3" sh -c "$shell_counter" || return
-    has "with $1, its label is right" "$4" "$(label_of "$id")"
-    is "with $1, it may do what it should" "$5" "$(tries "$id")"
+    has "$1, its label is right" "$2" "$(label_of "$id")"
+    is "$1, it may do what it should" "$3" "$(tries "$id")"
+}
+
+# each_profile DO: calls DO with WHAT NAME FILTER LABEL TRIES for each kind of profile.
+each_profile() {
+    # The first shows that the others' refusals are AppArmor's.
+    "$1" "the profile Unconfined" unconfined "$(profile 1)" \
+        '^unconfined$|\(unconfined\)$' "wrote mounted keep tried"
+    "$1" "the profile RuntimeDefault" default "$(profile 0)" "$default_label" "keep tried"
+    "$1" "a Localhost profile" localhost "$(profile 2 lane-deny)" \
+        '^lane-deny \(enforce\)$' "wrote mounted tried"
+    "$1" "no word about a profile" silent \
+        "$(profile 0) | del(.linux.security_context.apparmor)" "$default_label" "keep tried"
+}
+
+starts_labelled() {
+    starts "a container with $1 runs" "$2" "$base" "$3" sh -c "$shell_counter" || return
+    labelled "with $1" "$4" "$5"
     check "with $1, it counts" counts_on "$log"
-    if refrozen "with $1, it" "$2" . "$3"; then
-        has "with $1, thawed, its label is right" "$4" "$(label_of "$id")"
-        is "with $1, thawed, it may do what it should" "$5" "$(tries "$id")"
-        has "with $1, thawed, a command in it has the label too" "$4" \
-            "$(crictl exec -s "$id" cat /proc/self/attr/current 2>&1 | tr -d '\0')"
-    fi
-    drop "$pod"
+    check "with $1, it is frozen" freeze "$id" "$2"
+}
+
+thaws_labelled() {
+    thaws "with $1, it thaws" "$2" "$2" "$3" || return
+    labelled "with $1, thawed" "$4" "$5"
+    has "with $1, thawed, a command in it has the label too" "$4" \
+        "$(crictl exec -s "$id" cat /proc/self/attr/current 2>&1 | tr -d '\0')"
 }
 
 story_apparmor() {
@@ -54,13 +70,10 @@ profile lane-deny flags=(attach_disconnected, mediate_deleted) {
   deny /srv/data/keep rw,
 }
 PROFILE
-    # The first shows that the others' refusals are AppArmor's.
-    labelled "the profile Unconfined" "$handler-unconfined" "$(profile 1)" \
-        '^unconfined$|\(unconfined\)$' "wrote mounted keep tried"
-    labelled "the profile RuntimeDefault" "$handler-default" "$(profile 0)" \
-        "$default_label" "keep tried"
-    labelled "a Localhost profile" "$handler-localhost" "$(profile 2 lane-deny)" \
-        '^lane-deny \(enforce\)$' "wrote mounted tried"
-    labelled "no word about a profile" "$handler-silent" \
-        "$(profile 0) | del(.linux.security_context.apparmor)" "$default_label" "keep tried"
+    opens "a pod comes up" profiles || return
+    each_profile starts_labelled
+    check "the pod is removed" drop "$pod"
+    opens "another pod comes up" profiles-thawed || return
+    each_profile thaws_labelled
+    check "the other pod is removed" drop "$pod"
 }

@@ -12,7 +12,7 @@ node_facts() {
     has "thawd tells the kubelet the cgroup driver $driver" "$driver" "$(crictl runtime-config 2>&1)"
     is "thawd's unit is at peace" "active running" \
         "$(systemctl show -P ActiveState thawd) $(systemctl show -P SubState thawd)"
-    said=$(handler='' pod userns '.linux.security_context.namespace_options.userns_options = {
+    said=$(handler='' opens "" userns '.linux.security_context.namespace_options.userns_options = {
         mode: 0, uids: [{host_id: 100000, container_id: 0, length: 65536}],
         gids: [{host_id: 100000, container_id: 0, length: 65536}]}' 2>&1)
     has "a pod with a user namespace is refused, and told why" \
@@ -20,8 +20,8 @@ node_facts() {
 }
 
 story_basics() {
-    starts "a container with limits runs" "$handler-limits" . "$workload" "$limits" \
-        /bin/workload counter || return
+    opens "a pod comes up" basics || return
+    starts "a container with limits runs" limits "$workload" "$limits" /bin/workload counter || return
     is "the runtime is $handler" "$handler" "$(crictl inspectp "$pod" | jq -r .status.runtimeHandler)"
     check "it counts" counts_on "$log"
     is "its limits are in its cgroup" "$limited" "$(limits_of "$id")"
@@ -34,8 +34,8 @@ story_basics() {
         "$(crictl exec -s "$id" sh -c 'exit 7' 2>&1; echo "exit $?")"
     check "it stops" crictl stop -t 5 "$id"
     is "it has ended" CONTAINER_EXITED "$(of "$id" .status.state)"
-    check "its pod is removed" drop "$pod"
     story_ends
+    check "the pod is removed" drop "$pod"
     story_pod_network
 }
 
@@ -43,34 +43,33 @@ story_basics() {
 story_ends() {
     local small
     small='.linux.resources = {memory_limit_in_bytes: 33554432, memory_swap_limit_in_bytes: 33554432}'
-    if starts "a container that takes too much memory starts" "$handler-oom" . "$workload" "$small" \
+    if starts "a container that takes too much memory starts" greedy "$workload" "$small" \
         /bin/workload memory=100; then
         check "it ends" soon 120 in_state "$id" EXITED
         is "the kernel killed it for its memory" "137 OOMKilled" \
             "$(of "$id" '"\(.status.exitCode) \(.status.reason)"')"
-        drop "$pod"
     fi
-    if starts "a container whose child takes too much memory starts" "$handler-child" . \
-        "$workload" "$small" sh -c '/bin/workload memory=100; exit 3'; then
+    if starts "a container whose child takes too much memory starts" parent "$workload" "$small" \
+        sh -c '/bin/workload memory=100; exit 3'; then
         check "it ends" soon 120 in_state "$id" EXITED
         is "it ended by itself, with its own exit code" "3 Error" \
             "$(of "$id" '"\(.status.exitCode) \(.status.reason)"')"
-        drop "$pod"
     fi
 }
 
-# Two pods reach each other; one on the host's network has the host's.
+# Two pods reach each other.
 story_pod_network() {
     local first address
-    starts "a pod with a server runs" "$handler-server" . "$base" . \
+    opens "the server's pod comes up" server || return
+    starts "the server runs" server "$base" . \
         sh -c 'echo hello >/tmp/index.html; exec busybox httpd -f -p 80 -h /tmp' || return
     first=$pod
     address=$(crictl inspectp "$first" | jq -r .status.network.ip)
     has "it has an address" '^10\.86\.0\.' "$address"
-    if starts "a pod with a client runs" "$handler-client" . "$base" . sleep 3600; then
+    opens "the client's pod comes up" client || return
+    if starts "the client runs" client "$base" . sleep 3600; then
         is "the client reaches the server" hello \
             "$(crictl exec -s "$id" wget -qO - "http://$address/" 2>&1)"
-        drop "$pod"
     fi
-    drop "$first"
+    check "both pods are removed" drop "$pod" "$first"
 }

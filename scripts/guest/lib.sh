@@ -2,7 +2,8 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # read by the parts; cgroup is a setting of the machine
 #
 # A check prints one line: `ok   NAME`, or `FAIL NAME: what was seen`. A part of the story that cannot
-# go on returns; the parts are independent of each other. `$at` stands before each name.
+# go on returns; the parts are independent of each other. `$at` stands before each name. Pods, containers
+# and archives of a part are named by it, so that they differ from those of the others.
 
 at=
 work=/root/story
@@ -53,51 +54,40 @@ soon() {
     done
 }
 
-# pod NAME [FILTER]: starts a pod under the runtime $handler and prints its id. The jq filter changes
-# its configuration.
-pod() {
-    mkdir -p "$work/$1"
-    jq -n --arg name "$1" --arg logs "$work/$1" '{
+# opens WHAT NAME [FILTER]: a check that a pod comes up under the runtime $handler; sets $pod to its id.
+# The jq filter changes its configuration.
+opens() {
+    local folder=$work/$handler-$2
+    mkdir -p "$folder"
+    jq -n --arg name "$handler-$2" --arg logs "$folder" '{
         metadata: {name: $name, uid: "uid-\($name)", namespace: "default", attempt: 0},
         hostname: "pod", log_directory: $logs,
         linux: {security_context: {namespace_options: {pid: 1}}}
-    }' | jq "${2:-.}" >"$work/$1/pod.json" || return
-    crictl runp --runtime "$handler" "$work/$1/pod.json"
+    }' | jq "${3:-.}" >"$folder/pod.json"
+    if pod=$(crictl runp --runtime "$handler" "$folder/pod.json" 2>"$work/errors"); then
+        ln -sfn "$folder" "$work/$pod"
+        ok "$1"
+    else
+        fail "$1" "$(cat "$work/errors")"
+    fi
 }
 
-# container POD NAME IMAGE FILTER [COMMAND...]: creates and starts a container in the pod of this id
-# and prints its own. Its log and configuration lie in $work/NAME.
-container() {
-    local pod=$1 name=$2 image=$3 filter=$4 id
+# starts WHAT NAME IMAGE FILTER [COMMAND...]: a check that a container of $pod is created and starts;
+# sets $id, and $log to its log file.
+starts() {
+    local what=$1 name=$2 image=$3 filter=$4 folder=$work/$pod
     shift 4
-    mkdir -p "$work/$name"
+    log=$folder/$name.log
     jq -n --arg name "$name" --arg image "$image" '{
         metadata: {name: $name, attempt: 0}, image: {image: $image},
         command: $ARGS.positional, log_path: "\($name).log", linux: {}
-    }' --args -- "$@" | jq "$filter" >"$work/$name/container.json" || return
-    id=$(crictl create "$pod" "$work/$name/container.json" "$work/$(pod_name "$pod")/pod.json") ||
-        return
-    crictl start "$id" >/dev/null || return
-    echo "$id"
-}
-
-pod_name() { crictl inspectp "$1" | jq -r .status.metadata.name; }
-
-# run POD-NAME POD-FILTER IMAGE FILTER [COMMAND...]: a pod with one container, the usual case. Sets
-# `pod` and `id`; the log is $log.
-run() {
-    local name=$1 pod_filter=$2
-    shift 2
-    pod=$(pod "$name" "$pod_filter") || return
-    log=$work/$name/$name-c.log
-    id=$(container "$pod" "$name-c" "$@")
-}
-
-# starts NAME ...: a check that `run ...` succeeds. Outside of `check`, as it sets variables.
-starts() {
-    local what=$1
-    shift
-    if run "$@" 2>"$work/errors"; then ok "$what"; else fail "$what" "$(cat "$work/errors")"; fi
+    }' --args -- "$@" | jq "$filter" >"$folder/$name.json"
+    if id=$(crictl create "$pod" "$folder/$name.json" "$folder/pod.json" 2>"$work/errors") &&
+        crictl start "$id" >/dev/null 2>"$work/errors"; then
+        ok "$what"
+    else
+        fail "$what" "$(cat "$work/errors")"
+    fi
 }
 
 # drop POD...: stops and removes pods with their containers.

@@ -4,14 +4,13 @@
 # status_of ID FIELD: a line of /proc/PID/status, one space between its words.
 status_of() { sed -n "s/^$2:\s*//p" "/proc/$(pid "$1")/status" | xargs; }
 
-# refrozen WHAT POD-NAME POD-FILTER FILTER: freezes the running container, removes its pod and thaws it
-# in a new one.
+# refrozen WHAT NAME POD-FILTER FILTER: freezes the running container, removes its pod and thaws it in a
+# new one.
 refrozen() {
-    local archive=$2.tar
-    check "$1 is frozen" freeze "$id" "$archive" || return
+    check "$1 is frozen" freeze "$id" "$2" || return
     drop "$pod"
-    thaws "$1 thaws" "$2-thawed" "$3" "$archive" "$4"
-    rm -f "$archives/$archive"
+    opens "another pod comes up" "$2-thawed" "$3" || return
+    thaws "$1 thaws" "$2" "$2" "$4"
 }
 
 story_security() {
@@ -32,11 +31,11 @@ is_user() {
 }
 
 story_user() {
-    starts "a container of user 1000 runs" "$handler-user" . "$base" "$user" sh -c "$shell_counter" ||
-        return
+    opens "a pod comes up" user || return
+    starts "a container of user 1000 runs" user "$base" "$user" sh -c "$shell_counter" || return
     check "it counts" counts_on "$log"
     is_user "it"
-    refrozen "the user's container" "$handler-user" . "$user" && is_user "thawed, it"
+    refrozen "the user's container" user . "$user" && is_user "thawed, it"
     drop "$pod"
 }
 
@@ -55,14 +54,15 @@ story_privileged() {
     local all before privileged='.linux.security_context.privileged = true'
     all=$(sed -n 's/^CapBnd:\s*//p' /proc/1/status)
     before=$(host_options)
-    starts "a privileged container runs" "$handler-privileged" "$privileged" "$base" "$privileged" \
+    opens "a privileged pod comes up" privileged "$privileged" || return
+    starts "a privileged container runs" privileged "$base" "$privileged" \
         sh -c "$shell_counter" || return
     is "the host's cgroup mounts are as before" "$before" "$(host_options)"
     is "it has all capabilities" "$all" "$(status_of "$id" CapEff)"
     writes_cgroup "it"
     check "it counts" counts_on "$log"
     restore_options "$before"
-    if refrozen "the privileged container" "$handler-privileged" "$privileged" "$privileged"; then
+    if refrozen "the privileged container" privileged "$privileged" "$privileged"; then
         is "the host's cgroup mounts are as before it thawed" "$before" "$(host_options)"
         is "thawed, it has all capabilities" "$all" "$(status_of "$id" CapEff)"
         writes_cgroup "thawed, it"
@@ -79,12 +79,13 @@ restore_options() {
 
 story_host_network() {
     local host='.linux.security_context.namespace_options.network = 2'
-    starts "a container on the host's network runs" "$handler-host" "$host" "$base" "$host" \
+    opens "a pod on the host's network comes up" host "$host" || return
+    starts "a container in it runs" host "$base" "$host" \
         sh -c "$shell_counter" || return
     is "it is in the host's network namespace" "$(readlink /proc/1/ns/net)" \
         "$(readlink "/proc/$(pid "$id")/ns/net")"
     check "it counts" counts_on "$log"
-    refrozen "the container on the host's network" "$handler-host" "$host" "$host" &&
+    refrozen "the container on the host's network" host "$host" "$host" &&
         is "thawed, it is in the host's network namespace" "$(readlink /proc/1/ns/net)" \
             "$(readlink "/proc/$(pid "$id")/ns/net")"
     drop "$pod"

@@ -31,29 +31,29 @@ no_slices() {
 
 story_slices() {
     local first=kubepods-besteffort-pod${handler}1.slice
-    local second=kubepods-besteffort-pod${handler}2.slice archive=$handler-slice.tar
-    starts "a pod in a slice that nobody made runs" "$handler-slice" \
-        ".linux.cgroup_parent = \"$first\"" "$workload" "$limits" /bin/workload counter || return
+    local second=kubepods-besteffort-pod${handler}2.slice
+    opens "a pod in a slice that nobody made comes up" slice ".linux.cgroup_parent = \"$first\"" ||
+        return
+    starts "a container in it runs" slice "$workload" "$limits" /bin/workload counter || return
     check "it counts" counts_on "$log"
     in_slice "the container" "$first"
-    check "it is frozen" freeze "$id" "$archive"
+    check "it is frozen" freeze "$id" slice
     check "it runs on" counts_on "$log"
     check "its pod is removed" drop "$pod"
     check "the slices that thawd made are gone" soon 10 no_slices
 
     # As a kubelet does: it makes the slice before the pod and removes it after it.
     systemctl start "$second"
-    if thaws "it thaws in another slice" "$handler-slice-thawed" \
-        ".linux.cgroup_parent = \"$second\"" "$archive" "$limits"; then
+    opens "a pod in another slice comes up" slice-thawed ".linux.cgroup_parent = \"$second\""
+    if thaws "it thaws in it" slice slice "$limits"; then
         in_slice "the thawed container" "$second"
-        check "it is frozen in the slice" freeze "$id" "$handler-slice2.tar"
+        check "it is frozen in the slice" freeze "$id" slice-again
     fi
     check "the pod in the other slice is removed" drop "$pod"
     is "the slice that somebody else made stays" active \
         "$(systemctl is-active "$second")"
     systemctl stop "$second" kubepods-besteffort.slice kubepods.slice
     systemctl revert "$first" "$second" 2>/dev/null
-    rm -f "$archives/$archive" "$archives/$handler-slice2.tar"
     check "no slice is left" soon 10 no_slices
     # What was left has been told; the next runtime begins without it.
     find /sys/fs/cgroup -depth -type d -path '*/kubepods*' -exec rmdir {} + 2>/dev/null

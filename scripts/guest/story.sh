@@ -17,6 +17,14 @@ once=(survival kubelet)
 # wanted PART: whether this run tells it.
 wanted() { [ -z "$sections" ] || [[ " $sections " = *" $1 "* ]]; }
 
+# tell TITLE: the part $part; and how long it took.
+tell() {
+    local began=$SECONDS
+    at="$1: "
+    "story_$part"
+    printf '     %s: %d s\n' "$1" "$((SECONDS - began))"
+}
+
 mkdir -p "$work"
 handler=
 remember_node
@@ -27,16 +35,14 @@ node_facts
 for handler in crun runc; do
     for part in "${each[@]}"; do
         wanted "$part" || continue
-        at="$handler, $part: "
-        "story_$part"
+        tell "$handler, $part"
     done
 done
 handler=
 for part in "${once[@]}"; do
     wanted "$part" || continue
-    at="$part: "
-    "story_$part"
+    tell "$part"
 done
-at="leftovers: "
-story_leftovers
+part=leftovers
+tell leftovers
 [ "$failed" = 0 ]

@@ -28,8 +28,9 @@ story_survival() {
     local -A pods=() ids=() logs=()
     local event
     for handler in crun runc; do
-        starts "a container under $handler runs" "survivor-$handler" . "$workload" "$limits" \
-            /bin/workload counter || continue
+        opens "a pod under $handler comes up" survivor || continue
+        starts "a container in it runs" survivor "$workload" "$limits" /bin/workload counter ||
+            continue
         pods[$handler]=$pod ids[$handler]=$id logs[$handler]=$log
         counts_on "$log" >/dev/null
     done
@@ -47,7 +48,7 @@ story_survival() {
     done
     for handler in "${!ids[@]}"; do
         pod=${pods[$handler]} id=${ids[$handler]} log=${logs[$handler]}
-        refrozen "$handler's survivor" "survivor-$handler" . "$limits"
+        refrozen "$handler's survivor" survivor . "$limits"
         check "$handler's survivor is removed" drop "$pod"
     done
 }
