@@ -10,6 +10,12 @@ make_node() {
     cp /lane/thawd.service /etc/systemd/system/
     printf '%s\n' 'runtime-endpoint: unix:///run/thawd/thawd.sock' \
         'image-endpoint: unix:///run/thawd/thawd.sock' 'timeout: 120' >/etc/crictl.yaml
+    # Where the suite's crun cannot restore, another lies where scripts/install-crun.sh puts it.
+    if [ -x /opt/thawd/crun/bin/crun ]; then
+        mkdir -p /etc/thawd
+        printf '[[runtime]]\nname = "%s"\npath = "%s"\n' \
+            crun /opt/thawd/crun/bin/crun runc runc >/etc/thawd/config.toml
+    fi
     mkdir -p /etc/cni/net.d /var/lib/kubelet/checkpoints
     cat >/etc/cni/net.d/10-lane.conflist <<'CNI'
 {
