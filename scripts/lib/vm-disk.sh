@@ -21,8 +21,9 @@ vm_packages=(
 # vm_digest SUITE: tells whether a disk was made by this recipe.
 vm_digest() {
     {
-        echo "$1 ${THAWD_DEBIAN_MIRROR:-}"
-        cat "$repo/scripts/lib/vm-disk.sh" "$repo"/scripts/install-c*.sh
+        echo "$1 ${THAWD_DEBIAN_MIRROR:-} ${vm_packages[*]}"
+        declare -f vm_before vm_after vm_make debian
+        [ "$1" != bookworm ] || cat "$repo"/scripts/install-c*.sh
     } | sha256sum | cut -d' ' -f1
 }
 
@@ -89,7 +90,7 @@ vm_make() {
         mkdir -p "$work/before/root/thawd"
         cp -r "$repo/scripts" "$work/before/root/thawd/"
         for name in criu crun; do
-            options+=(--customize-hook="chroot \"\$1\" env HOME=/root PATH=/usr/sbin:/usr/bin \
+            options+=(--customize-hook="chroot \"\$1\" env HOME=/root PATH=/usr/sbin:/usr/bin THAWD_KERNEL=6.1 \
                 THAWD_DEBIAN_MIRROR='${THAWD_DEBIAN_MIRROR:-http://deb.debian.org/debian}' \
                 /root/thawd/scripts/install-$name.sh")
         done
