@@ -42,7 +42,7 @@ umask 022
 mkdir -p "$cache" "$(dirname "$output")"
 
 # A fresh machine may have no package lists yet.
-apt-cache show busybox >/dev/null 2>&1 || quietly "reading the package lists" apt-get update
+[ -n "$(apt-cache madison busybox)" ] || quietly "reading the package lists" apt-get update
 
 # closure PACKAGE...: the packages and the libraries they need, each name once. Only libraries and
 # Python's own parts are followed: an image has no use for maintainer scripts' helpers.

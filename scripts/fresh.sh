@@ -2,7 +2,9 @@
 # Proves the README's two commands on a Debian that has nothing of ours: a minimal tree of the suite,
 # with a clone of HEAD in it, and of this machine only Rust, Go and what they have downloaded.
 #
-#   scripts/fresh.sh bookworm|trixie
+#   scripts/fresh.sh bookworm|trixie [COMMAND...]
+#
+# With COMMAND it runs that in the tree, to look at what fails. Without:
 #
 # 1. In the tree, on this machine's kernel: scripts/demo.sh, and scripts/test.sh with one integration
 #    test, which installs and builds everything that any test needs.
@@ -16,15 +18,15 @@
 
 suite=${1:-}
 case $suite in
-bookworm | trixie) ;;
+bookworm | trixie) shift ;;
 -h | --help)
-    sed -n '2,14s/^# \{0,1\}//p' "$0"
+    sed -n '2,16s/^# \{0,1\}//p' "$0"
     exit 0
     ;;
-*) die "usage: scripts/fresh.sh bookworm|trixie" ;;
+*) die "usage: scripts/fresh.sh bookworm|trixie [COMMAND...]" ;;
 esac
 need_root "making a Debian in a folder"
-"$repo/scripts/install-deps.sh" --tests
+[ -n "${FRESH_DEV:-}" ] || "$repo/scripts/install-deps.sh" --tests
 if [ -n "$(git -C "$repo" status --porcelain)" ]; then
     say "what is not committed is left out: the tree gets a clone of HEAD"
 fi
@@ -61,6 +63,11 @@ inside() {
     unshare --mount --propagation private --pid --fork --kill-child -- \
         "$repo/scripts/lib/fresh-enter.sh" "$work" "$@"
 }
+
+if [ $# -gt 0 ]; then
+    inside "$@"
+    exit
+fi
 
 began=$(date +%s)
 say "scripts/demo.sh on a fresh Debian $suite, on the kernel $(uname -r)"

@@ -70,7 +70,8 @@ if [ "${#missing[@]}" -gt 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     # A container host must not find new services running because of a test package.
     install=(apt-get -o Dpkg::Use-Pty=0 install -y --no-install-recommends "${missing[@]}")
-    if ! apt-cache show "${missing[@]}" >/dev/null 2>&1; then
+    # apt-cache succeeds for a package that another one only names, on a system without lists.
+    if ! "${install[@]}" --dry-run >/dev/null 2>&1; then
         quietly "reading the package lists" apt-get update
     fi
     quietly "installing ${missing[*]}" "${install[@]}"
