@@ -34,7 +34,7 @@ fi
 base=$vm_cache/fresh-$suite
 mkdir -p "$vm_cache"
 if [ ! -e "$base" ]; then
-    rm -rf "$base".new.*
+    rm -rf --one-file-system "$base".new.*
     quietly "making a minimal Debian $suite (once; kept in $vm_cache)" \
         debian "$suite" "$base.new.$$" ca-certificates
     mv "$base.new.$$" "$base"

@@ -13,14 +13,14 @@ tries() {
         (echo lane >/proc/sys/kernel/hostname) 2>/dev/null && echo wrote
         mkdir -p /tmp/m && mount -t tmpfs none /tmp/m 2>/dev/null && echo mounted && umount /tmp/m
         cat /srv/data/keep 2>/dev/null
-        echo tried' 2>&1 | xargs
+        echo tried' 2>&1 | tr '\n' ' ' | sed 's/ *$//'
 }
 
 # profile TYPE [NAME]: a filter that gives the container this profile, and CAP_SYS_ADMIN.
 profile() {
     echo ".linux.security_context = {
         capabilities: {add_capabilities: [\"SYS_ADMIN\"]}, seccomp: {profile_type: 1},
-        masked_paths: [], readonly_paths: [],
+        masked_paths: [\"/proc/kcore\"], readonly_paths: [\"/proc/irq\"],
         apparmor: {profile_type: $1, localhost_ref: \"${2:-}\"}}"
 }
 

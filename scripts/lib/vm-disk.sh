@@ -71,7 +71,7 @@ debian() {
         --aptopt='Acquire::Check-Valid-Until "false"' --aptopt='Acquire::Retries "3"' \
         --aptopt='APT::Sandbox::User "root"' \
         --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/doc/*' \
-        --dpkgopt='path-exclude=/usr/share/locale/*' \
+        --dpkgopt='path-exclude=/usr/share/locale/*' --dpkgopt=force-unsafe-io \
         "$@" "$suite" "$tree" "${THAWD_DEBIAN_MIRROR:-http://deb.debian.org/debian}"
 }
 
@@ -80,7 +80,8 @@ vm_make() {
     local suite=$1 at=$vm_cache/$1 digest work packages=("${vm_packages[@]}") options name
     digest=$(vm_digest "$suite")
     [ "$(cat "$at/recipe" 2>/dev/null)" != "$digest" ] || return 0
-    rm -rf "$at" "$at".new.*
+    # What a run that was ended left may have something mounted in it.
+    rm -rf --one-file-system "$at" "$at".new.*
     work=$at.new.$$
     mkdir -p "$work/before"
     vm_before "$work/before"
