@@ -8,6 +8,7 @@
 # workload  localhost/thawd/workload:latest    base + /bin/workload (target/release/workload)
 # redis     localhost/thawd/redis:latest       base + redis-server, redis-cli
 # python    localhost/thawd/python:latest      base + python3 with its sqlite3 module
+# layers    localhost/thawd/layers:latest      base + 499 layers, each with one file in /layers
 # file      localhost/thawd/NAME:latest        base + one program: file=PATH in the environment,
 #                                              installed as /bin/NAME (its file name)
 #
@@ -15,7 +16,7 @@
 # first build needs the network; an OUTPUT.tar that is up to date is left alone.
 . "$(dirname "$0")/lib/common.sh"
 
-[ $# = 2 ] || die "usage: scripts/build-image.sh base|workload|redis|python|file OUTPUT.tar"
+[ $# = 2 ] || die "usage: scripts/build-image.sh base|workload|redis|python|layers|file OUTPUT.tar"
 variant=$1
 output=$2
 cache=$repo/target/packages
@@ -25,8 +26,9 @@ base) name=busybox packages=() ;;
 workload) name=workload packages=() program=${workload:-$repo/target/release/workload} ;;
 redis) name=redis packages=(redis-server redis-tools) ;;
 python) name=python packages=(python3) ;;
+layers) name=layers packages=() ;;
 file) program=${file:?} name=$(basename "$program") packages=() ;;
-*) die "unknown image variant $variant; known are base, workload, redis, python and file" ;;
+*) die "unknown image variant $variant; known are base, workload, redis, python, layers and file" ;;
 esac
 [ -z "$program" ] || [ -x "$program" ] ||
     die "$program is not there; build it with: cargo build --release -p integration"
@@ -152,6 +154,16 @@ if [ "${#packages[@]}" -gt 0 ] || [ -n "$program" ]; then
     fi
     pack "$work/extra" "$work/extra.tar"
     layers+=("$(blob "$work/extra.tar")")
+fi
+# As many as a kernel stacks, with the base.
+if [ "$variant" = layers ]; then
+    mkdir -p "$work/deep/layers"
+    for number in $(seq 499); do
+        : >"$work/deep/layers/$number"
+        pack "$work/deep" "$work/deep.tar"
+        rm "$work/deep/layers/$number"
+        layers+=("$(blob "$work/deep.tar")")
+    done
 fi
 
 diff_ids=$(printf '%s\n' "${layers[@]}" | cut -d' ' -f1 | jq -R '"sha256:" + .' | jq -sc .)

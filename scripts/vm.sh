@@ -90,7 +90,7 @@ stage() {
     tools=$("$repo/scripts/build-tools.sh" $tools)
     # shellcheck disable=SC2086 # a path a line
     cp $tools "$1/bin/"
-    for name in base workload; do
+    for name in base workload layers; do
         workload=$bin/workload "$repo/scripts/build-image.sh" "$name" "$target/images/$name.tar" >&2
         cp "$target/images/$name.tar" "$1/images/"
     done

@@ -3,7 +3,7 @@
 # shellcheck shell=bash disable=SC2154 # apparmor, cgroup, sections: the machine's settings
 # shellcheck source=/dev/null
 . /lane/guest/lib.sh
-for part in basics checkpoint security slices apparmor survival kubelet leftovers; do
+for part in basics checkpoint security slices apparmor layers survival kubelet leftovers; do
     # shellcheck source=/dev/null
     . "/lane/guest/$part.sh"
 done
@@ -12,7 +12,7 @@ done
 each=(basics checkpoint security)
 [ "$cgroup" = v1 ] || each+=(slices)
 [ "$apparmor" = off ] || each+=(apparmor)
-once=(survival kubelet)
+once=(layers survival kubelet)
 
 # wanted PART: whether this run tells it.
 wanted() { [ -z "$sections" ] || [[ " $sections " = *" $1 "* ]]; }
