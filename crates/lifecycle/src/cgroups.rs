@@ -157,9 +157,12 @@ impl CgroupDriver {
         }
     }
 
-    /// The driver that a pod's cgroup is for.
+    /// The driver that a pod's cgroup is for. A slice that is not where systemd has it was taken for a
+    /// directory by an older thawd.
     pub(crate) fn of_pod(cgroup: &str) -> Self {
-        if cgroup.is_empty() || is_slice(cgroup) {
+        let name = cgroup.rsplit('/').next().unwrap_or_default();
+        let real = sys::systemd::slice_cgroup(name).is_ok_and(|real| real == cgroup);
+        if cgroup.is_empty() || real {
             Self::Systemd
         } else {
             Self::Cgroupfs
@@ -343,6 +346,7 @@ mod tests {
         let (cgroupfs, systemd) = (CgroupDriver::Cgroupfs, CgroupDriver::Systemd);
         check(cgroupfs, "/pods/a/", "/pods/a/5a", "/pods/a/5a");
         check(cgroupfs, "/", "/5a", "/5a");
+        check(cgroupfs, "/a-b.slice", "/a-b.slice/5a", "/a-b.slice/5a");
         check(
             systemd,
             "/a.slice/a-b.slice",
