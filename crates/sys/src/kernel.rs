@@ -144,20 +144,6 @@ pub const FEATURES: &[Feature] = &[
         probe: probes::overlay,
     },
     Feature {
-        name: "overlay: layers by O_PATH descriptors",
-        since: "Linux 6.15",
-        used_for: "root filesystems of 500 layers with any names",
-        without: Without::WayAround("layers are named by paths in /proc, or by numbers"),
-        probe: probes::overlay_descriptors,
-    },
-    Feature {
-        name: "overlay: lowerdir+",
-        since: "Linux 6.8",
-        used_for: "the same without such descriptors",
-        without: Without::WayAround("all layers are numbers in the one option string of mount"),
-        probe: probes::overlay_strings,
-    },
-    Feature {
         name: "openat2",
         since: "Linux 5.6",
         used_for: "opening files of others beneath a directory, without links",

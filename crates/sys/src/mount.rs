@@ -26,8 +26,8 @@ mod mountinfo;
 mod overlay;
 
 pub use mountinfo::{MountInfo, mountinfo, mountinfo_of, parse_mountinfo};
+pub(crate) use overlay::try_overlay;
 pub use overlay::{MAX_LOWER_LAYERS, overlay};
-pub(crate) use overlay::{try_any_overlay, try_overlay_by_descriptor, try_overlay_by_strings};
 
 /// Mount attributes to switch on; the others stay as they are (mount_setattr(2)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -35,15 +35,7 @@ pub(super) fn mount_root() -> io::Result<()> {
 }
 
 pub(super) fn overlay() -> io::Result<()> {
-    with_root(mount::try_any_overlay)
-}
-
-pub(super) fn overlay_descriptors() -> io::Result<()> {
-    with_root(mount::try_overlay_by_descriptor)
-}
-
-pub(super) fn overlay_strings() -> io::Result<()> {
-    with_root(mount::try_overlay_by_strings)
+    with_root(mount::try_overlay)
 }
 
 pub(super) fn openat2() -> io::Result<()> {
