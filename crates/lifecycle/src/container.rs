@@ -98,7 +98,7 @@ pub(crate) async fn create(
 
 /// Undoes a container that was not, or not quite, made; whether nothing of it is left.
 pub(crate) async fn undo(ctx: &Arc<Context>, handler: &str, record: &ContainerRecord) -> bool {
-    let undone = forget(ctx, handler, &record.id).await;
+    let undone = forget(ctx, handler, record).await;
     if let Err(error) = &undone {
         warn!(container = %record.id, error = error as &dyn std::error::Error,
             "undoing a container left something behind; the next start of thawd tries again");

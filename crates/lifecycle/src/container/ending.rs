@@ -9,9 +9,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::cgroups::CgroupDriver;
 use crate::context::{CLEAN_UP, Context, STEP, with};
 use crate::error::Error;
-use crate::model::{ContainerId, Exit};
+use crate::model::Exit;
 use crate::record::{ContainerRecord, ContainerState, ProcessId};
 use crate::restore;
 
@@ -191,7 +192,7 @@ pub(crate) async fn remove(
         signal(ctx, handler, record, KILL).await?;
         drop(tokio::time::timeout(KILL_WAIT, ended.wait_for(|ended| *ended)).await);
     }
-    forget(ctx, handler, &record.id).await
+    forget(ctx, handler, record).await
 }
 
 /// Kills what runs and removes everything but the record.
@@ -202,10 +203,11 @@ pub(crate) async fn remove(
 pub(super) async fn forget(
     ctx: &Arc<Context>,
     handler: &str,
-    id: &ContainerId,
+    record: &ContainerRecord,
 ) -> Result<(), Error> {
-    let (handler, owned) = (handler.to_owned(), id.clone());
-    let processes = with(ctx, move |ctx| forget_files(ctx, &handler, owned.as_str())).await;
+    let (handler, owned) = (handler.to_owned(), record.clone());
+    let processes = with(ctx, move |ctx| forget_files(ctx, &handler, &owned)).await;
+    let id = &record.id;
     let rootfs = ctx
         .images
         .remove_rootfs(id.as_str())
@@ -214,8 +216,15 @@ pub(super) async fn forget(
     processes.and(rootfs)
 }
 
-fn forget_files(ctx: &Context, handler: &str, id: &str) -> Result<(), Error> {
+fn forget_files(ctx: &Context, handler: &str, record: &ContainerRecord) -> Result<(), Error> {
+    let id = record.id.as_str();
     let mut result = forget_processes(ctx, handler, id);
+    // crun leaves directories behind when it fails; a scope goes with its last process.
+    if CgroupDriver::of_container(&record.cgroup) == CgroupDriver::Cgroupfs
+        && let Err(error) = ctx.hierarchies.kill(&record.cgroup, CLEAN_UP)
+    {
+        result = result.and(Err(Error::io("remove cgroup", &record.cgroup, error)));
+    }
     for directory in [
         ctx.config.container_run_dir(id),
         ctx.config.container_dir(id),
