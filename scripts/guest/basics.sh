@@ -28,7 +28,7 @@ story_basics() {
     [ "$cgroup" = v1 ] || is "it sees its own cgroup as the root" "0::/" \
         "$(crictl exec -s "$id" cat /proc/self/cgroup)"
     lacks "it cannot write to its cgroup" '^lane-wrote$' \
-        "$(crictl exec -s "$id" sh -c 'mkdir /sys/fs/cgroup/x && echo lane-wrote' 2>&1)"
+        "$(crictl exec -s "$id" sh -c "mkdir $(cgroup_root)/x && echo lane-wrote" 2>&1)"
     is "exec has the command's output" "out" "$(crictl exec -s "$id" sh -c 'echo out' 2>&1)"
     has "exec has the command's exit code" '(exit|status|code)[^0-9]*7' \
         "$(crictl exec -s "$id" sh -c 'exit 7' 2>&1; echo "exit $?")"

@@ -30,7 +30,7 @@ story_checkpoint() {
         check "it has filled its memory" soon 120 reached "$log" 3
         check "256 MiB are frozen" freeze "$id" large
         has "it ran while its memory was written" 'copy_on_write=true' "$(journalctl -u thawd -o cat |
-            sed 's/\x1b\[[0-9;]*m//g' | grep 'checkpoint written' | tail -n 1)"
+            sed 's/\x1b\[[0-9;]*m//g' | grep "checkpoint written.*$handler-large.tar")"
         check "it runs on" counts_on "$log"
     fi
     check "the pod is removed" drop "$pod"

@@ -123,6 +123,9 @@ cgroup_of() {
     fi
 }
 
+# cgroup_root: where a container sees its cgroup; one of them under cgroup v1.
+cgroup_root() { if [ "$cgroup" = v2 ]; then echo /sys/fs/cgroup; else echo /sys/fs/cgroup/pids; fi; }
+
 # limits_of ID: its limits on memory, swap, cpu and processes, in the words of cgroup v2.
 limits_of() {
     local folder

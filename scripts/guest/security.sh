@@ -44,10 +44,10 @@ host_options() { findmnt -rno TARGET,OPTIONS -t cgroup,cgroup2; }
 
 # writes_cgroup WHAT: the container can make a cgroup.
 writes_cgroup() {
-    local folder=/sys/fs/cgroup
-    [ "$cgroup" = v2 ] || folder=/sys/fs/cgroup/pids
+    local folder
+    folder=$(cgroup_root)
     is "$1 can write to its cgroups" 'done' \
-        "$(crictl exec -s "$id" sh -c "mkdir $folder/lane-x && rmdir $folder/lane-x && echo done" 2>&1)"
+        "$(crictl exec -s "$id" sh -c "mkdir $folder/x && rmdir $folder/x && echo done" 2>&1)"
 }
 
 story_privileged() {

@@ -8,21 +8,29 @@ for part in basics checkpoint security slices apparmor layers survival kubelet l
     . "/lane/guest/$part.sh"
 done
 
-# Each handler's parts, and those that are told once. cgroup v1 has no slices of thawd's.
-each=(basics checkpoint security)
-[ "$cgroup" = v1 ] || each+=(slices)
-[ "$apparmor" = off ] || each+=(apparmor)
+# Each runtime's parts; those of them that look at the whole node; and those that are told once.
+beside=(basics checkpoint security)
+alone=()
 once=(layers survival kubelet)
+[ "$apparmor" = off ] || beside+=(apparmor)
+# cgroup v1 has no slices of thawd's.
+[ "$cgroup" = v1 ] || alone+=(slices)
 
-# wanted PART: whether this run tells it.
-wanted() { [ -z "$sections" ] || [[ " $sections " = *" $1 "* ]]; }
-
-# tell TITLE: the part $part; and how long it took.
+# tell TITLE PART: unless this run is about others; and how long it took.
 tell() {
     local began=$SECONDS
+    [ -z "$sections" ] || [[ " $sections " = *" $2 "* ]] || return 0
     at="$1: "
-    "story_$part"
+    "story_$2"
     printf '     %s: %d s\n' "$1" "$((SECONDS - began))"
+}
+
+# tell_beside: what the runtime $handler does beside the other one; in a shell of its own.
+tell_beside() {
+    work=$work/$handler
+    mkdir -p "$work"
+    for part in "${beside[@]}"; do tell "$handler, $part" "$part"; done
+    [ "$failed" = 0 ]
 }
 
 mkdir -p "$work"
@@ -32,17 +40,21 @@ at="node: "
 check "thawd runs as a unit" start_thawd || exit 1
 check "the images are loaded" load_images || exit 1
 node_facts
+
+# The machine has two processors, and one runtime alone keeps one of them busy.
+both=()
 for handler in crun runc; do
-    for part in "${each[@]}"; do
-        wanted "$part" || continue
-        tell "$handler, $part"
-    done
+    (tell_beside) &
+    both+=("$!")
+done
+for one in "${both[@]}"; do
+    wait "$one" || failed=$((failed + 1))
+done
+for handler in crun runc; do
+    for part in "${alone[@]}"; do tell "$handler, $part" "$part"; done
 done
 handler=
-for part in "${once[@]}"; do
-    wanted "$part" || continue
-    tell "$part"
-done
-part=leftovers
-tell leftovers
+for part in "${once[@]}"; do tell "$part" "$part"; done
+at="leftovers: "
+story_leftovers
 [ "$failed" = 0 ]
