@@ -107,6 +107,7 @@ stage() {
 run() {
     local began try
     mkdir -p "$vm_cache" "$logs"
+    rm -f "$logs"/panic-*
     work=$(mktemp -d /var/tmp/thawd-vm.XXXXXX)
     trap end_machine EXIT
     trap 'exit 130' INT
@@ -129,7 +130,8 @@ run() {
         say "booting $suite (AppArmor $apparmor, cgroup $cgroup)"
         boot "$kernel_line" 9>&-
         if [ "$try" = 3 ] || ! panicked; then break; fi
-        say "the machine's kernel panicked before the first check, which is the emulator's fault; once more"
+        say "the machine's kernel panicked by a fault of the emulator; everything once more"
+        cp "$logs/console.log" "$logs/panic-$try.txt"
     done
     say "the machine ran for $(elapsed "$began")"
 

@@ -1,8 +1,20 @@
 # Makes a node of the machine: programs, network, and thawd as a unit. Sourced by main.sh.
 # shellcheck shell=bash
 
+# keep_branches: CRIU's breakpoints are perf events, so that each dump and restore turns a branch of the
+# kernel's scheduler on and off by patching its code, and the emulator's second processor may run such
+# an instruction half patched: the kernel panics with "int3". One perf event that stays open (of
+# perl's own, software, task clock) keeps the branch on.
+keep_branches() {
+    perl -e '
+        my $attributes = pack("L L Q x24 C x71", 1, 112, 1, 1);
+        syscall(298, $attributes, 0, -1, -1, 0) < 0 and die "perf_event_open: $!\n";
+        sleep' &
+}
+
 make_node() {
     local program
+    keep_branches
     install -m 0755 /lane/bin/thawd /lane/bin/thaw /lane/bin/thawd-monitor \
         /lane/bin/thawd-criu-relay /usr/local/bin/
     # The large ones stay where they are.

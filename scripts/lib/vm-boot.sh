@@ -92,8 +92,9 @@ boot() {
     machine_status=$(cat "$work/status" 2>/dev/null || true)
 }
 
-# panicked: whether the machine's kernel gave up before anything was checked.
+# panicked: whether the machine's kernel gave up by a fault of the emulator: before anything was checked,
+# or at an instruction that another processor was just patching.
 panicked() {
-    [ -z "$machine_status" ] && [ "$((passed + failed))" = 0 ] &&
-        grep -q 'Kernel panic' "$logs/console.log"
+    [ -z "$machine_status" ] && grep -q 'Kernel panic' "$logs/console.log" &&
+        { [ "$((passed + failed))" = 0 ] || grep -q 'int3: 0000' "$logs/console.log"; }
 }
