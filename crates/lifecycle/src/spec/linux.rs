@@ -11,6 +11,7 @@ use oci_spec::runtime::{
 use super::caps::CapabilitySets;
 use super::host::{HostDevice, HostFacts};
 use super::{Namespace, SpecInput, mounts, process, seccomp};
+use crate::cgroups::CgroupDriver;
 use crate::error::Error;
 use crate::model::{Resources, SecurityProfile};
 
@@ -181,15 +182,41 @@ fn device_type(device: &HostDevice) -> LinuxDeviceType {
 
 fn resources(input: &SpecInput<'_>) -> Result<LinuxResources, Error> {
     let wanted = &input.config.resources;
+    let mut memory = memory(wanted, input.host)?;
+    let mut unified = unified(wanted, input.host)?;
+    if input.cgroup_driver == CgroupDriver::Systemd {
+        swap_for_systemd(memory.as_mut(), &mut unified);
+    }
     let mut resources = LinuxResources::default();
     resources
         .set_devices(Some(device_rules(input)))
         .set_cpu(cpu(wanted)?)
-        .set_memory(memory(wanted, input.host)?)
+        .set_memory(memory)
         .set_hugepage_limits(hugepages(wanted, input.host)?)
-        .set_unified(unified(wanted, input.host)?)
+        .set_unified(unified)
         .set_pids(pids(wanted));
     Ok(resources)
+}
+
+/// Says the limit on swap as cgroup v2's file has it: swap alone, not memory and swap. Of the spec's own
+/// field runc (1.1) tells systemd nothing when no swap is left, and crun (1.28) the sum, so that
+/// containers had swap from systemd's next reload on (seen with systemd 252).
+fn swap_for_systemd(
+    memory: Option<&mut LinuxMemory>,
+    unified: &mut Option<HashMap<String, String>>,
+) {
+    let Some(memory) = memory else { return };
+    let (Some(both), Some(limit)) = (memory.swap(), memory.limit()) else {
+        return;
+    };
+    let swap = if both < 0 || limit < 0 {
+        "max".to_owned()
+    } else {
+        (both - limit).max(0).to_string()
+    };
+    memory.set_swap(None);
+    let files = unified.get_or_insert_default();
+    files.entry("memory.swap.max".to_owned()).or_insert(swap);
 }
 
 /// CRI has no field for the number of tasks but the file of cgroup v2. systemd must know of it too:

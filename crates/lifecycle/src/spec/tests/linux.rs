@@ -302,3 +302,36 @@ fn systemd_is_told_of_the_number_of_tasks_and_crun_to_stay_in_the_scope() {
     annotations.insert("run.oci.systemd.subgroup".into(), "theirs".into());
     assert_eq!(subgroup(&case).as_deref(), Some(""));
 }
+
+#[test]
+fn systemd_is_told_of_swap_in_the_words_of_cgroup_v2() {
+    let mut case = Case::new();
+    case.host.unified_cgroups = true;
+    case.cgroup_driver = CgroupDriver::Systemd;
+    let found = |case: &Case| {
+        let spec = case.spec();
+        let resources = spec.linux().as_ref().unwrap().resources().clone().unwrap();
+        let swap = resources.memory().unwrap().swap();
+        let unified = resources.unified().clone().unwrap_or_default();
+        (swap, unified.get("memory.swap.max").cloned())
+    };
+    for (limit, both, file) in [
+        (64, 64, "0"),
+        (64, 0, "0"),
+        (64, 100, "36"),
+        (64, -1, "max"),
+    ] {
+        case.config.resources.memory_limit_bytes = limit;
+        case.config.resources.memory_swap_limit_bytes = both;
+        assert_eq!(
+            found(&case),
+            (None, Some(file.to_owned())),
+            "{limit} {both}"
+        );
+    }
+    let unified = &mut case.config.resources.unified;
+    unified.insert("memory.swap.max".into(), "7".into());
+    assert_eq!(found(&case), (None, Some("7".to_owned())));
+    case.cgroup_driver = CgroupDriver::Cgroupfs;
+    assert_eq!(found(&case), (Some(-1), Some("7".to_owned())));
+}
