@@ -4,6 +4,22 @@
 # freeze ID ARCHIVE: checkpoints a container to $archives/$handler-ARCHIVE.tar.
 freeze() { crictl checkpoint --export="$archives/$handler-$2.tar" "$1"; }
 
+# freeze_beside ID ARCHIVE: a checkpoint that lets the container run while its memory is written. Where
+# that cannot be had within its time limits thawd lets the container stand, as it does at times on an
+# emulated machine that has much to do: so there are three tries.
+freeze_beside() {
+    local try said
+    for try in 1 2 3; do
+        rm -f "$archives/$handler-$2.tar"
+        freeze "$1" "$2" || return
+        said=$(journalctl -u thawd -o cat | sed 's/\x1b\[[0-9;]*m//g' |
+            grep "checkpoint written.*$handler-$2.tar" | tail -n 1)
+        if [[ $said = *copy_on_write=true* ]]; then return 0; fi
+        echo "try $try: $said"
+    done
+    return 1
+}
+
 # thaws WHAT NAME ARCHIVE FILTER: a check that a container is thawed in $pod and counts on. Sets id and
 # log as `starts` does.
 thaws() {
@@ -28,9 +44,7 @@ story_checkpoint() {
     if starts "a container with 256 MiB of memory runs" large "$workload" . \
         /bin/workload memory=256; then
         check "it has filled its memory" soon 120 reached "$log" 3
-        check "256 MiB are frozen" freeze "$id" large
-        has "it ran while its memory was written" 'copy_on_write=true' "$(journalctl -u thawd -o cat |
-            sed 's/\x1b\[[0-9;]*m//g' | grep "checkpoint written.*$handler-large.tar")"
+        check "256 MiB are frozen, and it runs while they are written" freeze_beside "$id" large
         check "it runs on" counts_on "$log"
     fi
     check "the pod is removed" drop "$pod"
