@@ -5,7 +5,7 @@
 #   scripts/test.sh            all of it; root, for real runc, CRIU and CNI in integration/, and a
 #                              Debian 13 of its own in an emulated machine (scripts/vm.sh)
 #   scripts/test.sh --nodes    also Debian 12 and sid, each with AppArmor on and off, and with cgroup
-#                              v1 where there is one: half an hour more
+#                              v1 where there is one: an hour more
 #   scripts/test.sh --quick    formatting, lints, unit and in-process tests; as another user than
 #                              root, those that need no root
 #   scripts/test.sh FILTER     integration tests whose name contains FILTER, and nothing else

@@ -127,7 +127,8 @@ fn repair(
     };
     let failed = |error: std::io::Error| Error::failed("repair CRIU's images", error);
     for (name, _) in staged.list().map_err(failed)? {
-        let Some(kind) = Repair::of(&name) else {
+        let wanted = |kind: &Repair| cgroups_bound || *kind != Repair::Mounts;
+        let Some(kind) = Repair::of(&name).filter(wanted) else {
             continue;
         };
         let bytes = staged.read_at(&name, 0, REPAIR_BYTES).map_err(failed)?;
@@ -137,8 +138,7 @@ fn repair(
             Repair::HostName => set_host_name(&bytes, hostname),
             Repair::Timers => rearm_timers(&bytes).map(|(image, _)| image),
             Repair::Inventory => forget_security_module(&bytes),
-            Repair::Mounts if cgroups_bound => bind_cgroups(&bytes, CGROUPS),
-            Repair::Mounts => continue,
+            Repair::Mounts => bind_cgroups(&bytes, CGROUPS),
         };
         let repaired = repaired.map_err(|error| Error::invalid(&name, chain(&error)))?;
         if repaired != bytes {
