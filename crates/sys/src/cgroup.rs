@@ -3,6 +3,7 @@
 //! The OCI runtime makes and fills a container's cgroups. thawd finds them again (for memory
 //! figures, OOM counters and the last processes) and keeps its monitors outside its own.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -85,6 +86,27 @@ impl Hierarchies {
     #[must_use]
     pub fn is_hybrid(&self) -> bool {
         self.mounts.iter().any(|mount| mount.unified) && !self.is_unified()
+    }
+
+    /// Controllers that some hierarchy has: mounted v1 ones, and those of v2's root.
+    ///
+    /// # Errors
+    ///
+    /// What reading `cgroup.controllers` returns.
+    pub fn controllers(&self) -> io::Result<BTreeSet<String>> {
+        let mut found = BTreeSet::new();
+        for mount in &self.mounts {
+            if mount.unified {
+                let path = mount.mount_point.join("cgroup.controllers");
+                let text = std::fs::read_to_string(path)?;
+                found.extend(text.split_ascii_whitespace().map(str::to_owned));
+            } else {
+                let named = |controller: &&String| controller.starts_with("name=");
+                let own = mount.controllers.iter().filter(|c| !named(c));
+                found.extend(own.cloned());
+            }
+        }
+        Ok(found)
     }
 
     /// The directory of cgroup `path` in the hierarchy of a v1 controller, or in v2.

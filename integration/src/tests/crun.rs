@@ -361,7 +361,8 @@ fn limits(thawd: &mut Thawd) -> Result<()> {
         ..Default::default()
     });
     if !controllers()?.contains("memory") {
-        refused(pod.create(config), Code::Internal, &["memory.max"])?;
+        let words = ["linux.resources.memory_limit_in_bytes", "\"memory\""];
+        refused(pod.create(config), Code::FailedPrecondition, &words)?;
         // Without limits it works, and nothing of the refused one is in the way.
         let container = pod.start(workload_config("limited", &["counter"]))?;
         container.log.wait_count(3)?;

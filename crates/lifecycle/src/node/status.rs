@@ -62,6 +62,7 @@ impl Node {
             "apparmor": apparmor.unwrap_or_default(),
             "restoreDirectories": config.checkpoint.restore_directories,
             "cgroupDriver": self.ctx.driver.name(),
+            "cgroupControllers": self.ctx.host.controllers,
             "cniConfDirectories": config.cni_conf_dirs,
             "cniBinDirectories": config.cni_bin_dirs,
         });

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use criu_rpc::relay::RelayConfig;
 use rustix::fs::OFlags;
+use sys::cgroup::Hierarchies;
 use sys::process::Deadline;
 
 use super::{place, staging, tmpfs};
@@ -17,7 +18,7 @@ use crate::context::{Context, with};
 use crate::error::{Error, chain};
 use crate::record::{ContainerRecord, ContainerState, SandboxRecord};
 use crate::sandbox;
-use crate::spec::Shm;
+use crate::spec::{CGROUPS, Shm};
 
 /// Largest log text of the archive that goes into the new log, in bytes.
 const LOG_BYTES: u64 = 16 << 20;
@@ -79,7 +80,7 @@ fn restore(
         .map_err(|error| Error::io("make directory", &run_dir, error))?;
     let mut mounts = rebuild_tmpfs(&directory, &run_dir, &spec, &manifest)?;
     staging::free_of_links(&directory, &mounts)?;
-    mounts.extend(own_cgroups(ctx, &record));
+    mounts.extend(own_cgroups(&ctx.hierarchies, &record.cgroup)?);
     let masks = place::masks(&run_dir, &spec, &mounts)?;
     mounts.extend(masks);
     if let Some(shm) = pod_shm(ctx, sandbox, &record, &directory)? {
@@ -148,24 +149,26 @@ fn rebuild_tmpfs(
 }
 
 /// On v1 the runtime would bind the roots of the host's hierarchies into a restored container; its
-/// own cgroups belong there.
-fn own_cgroups(ctx: &Context, record: &ContainerRecord) -> Vec<(String, String)> {
-    let v1 = ctx
-        .hierarchies
-        .mounts()
-        .iter()
-        .filter(|mount| !mount.unified);
-    v1.filter_map(|mount| {
-        let inside = Path::new("/sys/fs/cgroup").join(mount.mount_point.file_name()?);
-        let own = mount
-            .mount_point
-            .join(record.cgroup.trim_start_matches('/'));
-        Some((
-            inside.to_string_lossy().into_owned(),
+/// own cgroups belong there. A runtime makes those whose controllers it knows (runc 1.1 does not know
+/// `misc`), and CRIU needs all of them, so they are made here.
+///
+/// # Errors
+///
+/// What mkdir(2) returns.
+fn own_cgroups(hierarchies: &Hierarchies, cgroup: &str) -> Result<Vec<(String, String)>, Error> {
+    let mut mounts = Vec::new();
+    for mount in hierarchies.mounts().iter().filter(|mount| !mount.unified) {
+        let Some(name) = mount.mount_point.file_name() else {
+            continue;
+        };
+        let own = mount.mount_point.join(cgroup.trim_start_matches('/'));
+        std::fs::create_dir_all(&own).map_err(|error| Error::io("make cgroup", &own, error))?;
+        mounts.push((
+            Path::new(CGROUPS).join(name).to_string_lossy().into_owned(),
             own.to_string_lossy().into_owned(),
-        ))
-    })
-    .collect()
+        ));
+    }
+    Ok(mounts)
 }
 
 /// The content of /dev/shm that the archive has, and the new pod's /dev/shm.
@@ -293,6 +296,27 @@ fn explain(ctx: &Context, record: &ContainerRecord, work: &Path, error: Error) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_v1_hierarchy_has_the_cgroup_that_a_restored_container_sees() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().display();
+        let line =
+            |name: &str| format!("31 30 0:27 / {root}/{name} rw - cgroup cgroup rw,{name}\n");
+        let table = format!(
+            "{}{}34 30 0:30 / {root}/unified rw - cgroup2 cgroup2 rw\n",
+            line("pids"),
+            line("misc")
+        );
+        let found = own_cgroups(&Hierarchies::parse(&table), "/pods/a").unwrap();
+        let wanted = ["pids", "misc"].map(|name| {
+            let own = temp.path().join(name).join("pods/a");
+            assert!(own.is_dir(), "{name}");
+            (format!("{CGROUPS}/{name}"), own.display().to_string())
+        });
+        assert_eq!(found, wanted);
+        assert!(!temp.path().join("unified").exists());
+    }
 
     #[test]
     fn a_taken_number_is_told_from_other_failures() {

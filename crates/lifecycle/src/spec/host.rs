@@ -3,7 +3,7 @@
 //! [`HostFacts`] are gathered once at start. Mount sources and devices are looked at once per
 //! container, before [`build`](super::build).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
@@ -42,8 +42,8 @@ pub struct HostFacts {
     pub unified_cgroups: bool,
     /// Whether memory plus swap can be limited.
     pub swap_limits: bool,
-    /// Whether huge pages can be limited.
-    pub hugetlb_limits: bool,
+    /// Cgroup controllers, without which there are no limits of their kind.
+    pub controllers: BTreeSet<String>,
     /// Whether SELinux is on.
     pub selinux: bool,
     /// Machine as uname(2) tells it.
@@ -69,16 +69,18 @@ impl HostFacts {
             own.is_some_and(|directory| directory.join(file).exists())
         };
         let unified_cgroups = hierarchies.is_unified();
-        let (swap_limits, hugetlb_limits) = if unified_cgroups {
-            (
-                v2_swap_limits(hierarchies),
-                v2_controller(hierarchies, "hugetlb"),
-            )
+        let swap_limits = if unified_cgroups {
+            v2_swap_limits(hierarchies)
         } else {
-            let v1 = |mount: &sys::cgroup::Mount| mount.controllers.iter().any(|c| c == "hugetlb");
-            let hugetlb = hierarchies.mounts().iter().any(v1);
-            (has("memory", "memory.memsw.limit_in_bytes"), hugetlb)
+            has("memory", "memory.memsw.limit_in_bytes")
         };
+        let controllers = hierarchies.controllers()?;
+        if !controllers.contains("memory") {
+            tracing::warn!(
+                ?controllers,
+                "no cgroup controller for memory: containers with a memory limit are refused"
+            );
+        }
         Ok(Self {
             bounding_set,
             oom_score_adj: sys::proc::own_oom_score_adj()?,
@@ -89,21 +91,12 @@ impl HostFacts {
             },
             unified_cgroups,
             swap_limits,
-            hugetlb_limits,
+            controllers,
             selinux: Path::new("/sys/fs/selinux/enforce").exists(),
             kernel: sys::sysinfo::kernel_version(&kernel.release).unwrap_or_default(),
             machine: kernel.machine,
         })
     }
-}
-
-fn v2_controller(hierarchies: &Hierarchies, name: &str) -> bool {
-    let root = hierarchies.directory("", "/");
-    root.and_then(|root| fs::read_to_string(root.join("cgroup.controllers")).ok())
-        .is_some_and(|text| {
-            text.split_ascii_whitespace()
-                .any(|controller| controller == name)
-        })
 }
 
 /// The root cgroup has no `memory.swap.max`, so a child of it is looked at (cgroup-v2, "Memory").

@@ -182,6 +182,7 @@ fn device_type(device: &HostDevice) -> LinuxDeviceType {
 
 fn resources(input: &SpecInput<'_>) -> Result<LinuxResources, Error> {
     let wanted = &input.config.resources;
+    has_controllers(wanted, input.host)?;
     let mut memory = memory(wanted, input.host)?;
     let mut unified = unified(wanted, input.host)?;
     if input.cgroup_driver == CgroupDriver::Systemd {
@@ -196,6 +197,40 @@ fn resources(input: &SpecInput<'_>) -> Result<LinuxResources, Error> {
         .set_unified(unified)
         .set_pids(pids(wanted));
     Ok(resources)
+}
+
+/// Refuses a limit that no cgroup controller of this node could keep. Debian 13's kernel, for one, has
+/// no memory controller for cgroup v1.
+fn has_controllers(wanted: &Resources, host: &HostFacts) -> Result<(), Error> {
+    let needs = [
+        (
+            "memory_limit_in_bytes",
+            wanted.memory_limit_bytes > 0,
+            "memory",
+        ),
+        (
+            "memory_swap_limit_in_bytes",
+            wanted.memory_swap_limit_bytes > 0,
+            "memory",
+        ),
+        ("cpu_quota", wanted.cpu_quota_us > 0, "cpu"),
+        ("cpuset_cpus", !wanted.cpuset_cpus.is_empty(), "cpuset"),
+        ("cpuset_mems", !wanted.cpuset_mems.is_empty(), "cpuset"),
+    ];
+    for (field, asked, controller) in needs {
+        if !asked || host.controllers.contains(controller) {
+            continue;
+        }
+        let remedy = if host.unified_cgroups {
+            "cgroup.controllers of the root cgroup lists those that it has; leave the limit out, or use another kernel"
+        } else {
+            "leave the limit out, or boot the node with cgroup v2, where kernels still have it"
+        };
+        return Err(Error::Precondition(format!(
+            "linux.resources.{field} needs the cgroup controller {controller:?}, which this node does not have: {remedy}"
+        )));
+    }
+    Ok(())
 }
 
 /// Says the limit on swap as cgroup v2's file has it: swap alone, not memory and swap. Of the spec's own
@@ -309,7 +344,7 @@ fn hugepages(
     wanted: &Resources,
     host: &HostFacts,
 ) -> Result<Option<Vec<LinuxHugepageLimit>>, Error> {
-    if !host.hugetlb_limits || wanted.hugepage_limits.is_empty() {
+    if !host.controllers.contains("hugetlb") || wanted.hugepage_limits.is_empty() {
         return Ok(None);
     }
     let mut limits = Vec::new();

@@ -93,7 +93,9 @@ impl Case {
                 },
                 unified_cgroups: false,
                 swap_limits: true,
-                hugetlb_limits: false,
+                controllers: ["cpu", "cpuset", "memory", "pids"]
+                    .map(str::to_owned)
+                    .into(),
                 selinux: false,
                 machine: "x86_64".into(),
                 kernel: (6, 18),

@@ -178,7 +178,7 @@ fn limits_follow_what_the_host_can_limit() {
     assert_eq!((found.hugepage_limits(), found.unified()), (&None, &None));
 
     case.host.swap_limits = false;
-    case.host.hugetlb_limits = true;
+    case.host.controllers.insert("hugetlb".into());
     let found = resources(&case);
     assert_eq!(found.memory().unwrap().swap(), None);
     assert_eq!(
@@ -217,6 +217,44 @@ fn impossible_limits_are_refused_by_name() {
         |r| (r.memory_limit_bytes, r.memory_swap_limit_bytes) = (10, 5),
         "memory_swap_limit_in_bytes",
     );
+}
+
+#[test]
+fn limits_without_a_controller_to_keep_them_are_refused_by_name() {
+    let check = |change: fn(&mut Resources), field: &str, controller: &str| {
+        let mut case = Case::new();
+        change(&mut case.config.resources);
+        drop(case.spec());
+        case.host.controllers.remove(controller);
+        for unified in [false, true] {
+            case.host.unified_cgroups = unified;
+            let Err(Error::Precondition(said)) = case.build() else {
+                panic!("{field} is not refused");
+            };
+            assert!(
+                said.contains(&format!("linux.resources.{field} ")),
+                "{said}"
+            );
+            assert!(said.contains(&format!("{controller:?}")), "{said}");
+            assert_eq!(said.contains("with cgroup v2"), !unified, "{said}");
+        }
+    };
+    check(
+        |r| r.memory_limit_bytes = 10,
+        "memory_limit_in_bytes",
+        "memory",
+    );
+    check(
+        |r| r.memory_swap_limit_bytes = 10,
+        "memory_swap_limit_in_bytes",
+        "memory",
+    );
+    check(|r| r.cpu_quota_us = 10, "cpu_quota", "cpu");
+    check(|r| r.cpuset_cpus = "0".into(), "cpuset_cpus", "cpuset");
+    check(|r| r.cpuset_mems = "0".into(), "cpuset_mems", "cpuset");
+    let mut case = Case::new();
+    case.host.controllers.clear();
+    drop(case.spec());
 }
 
 fn fuse(path: &str, access: &str) -> HostDevice {
