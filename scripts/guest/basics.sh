@@ -42,6 +42,10 @@ story_basics() {
 # How containers end.
 story_ends() {
     local small
+    if [ "$memory" = no ]; then
+        story_memory_refused
+        return
+    fi
     small='.linux.resources = {memory_limit_in_bytes: 33554432, memory_swap_limit_in_bytes: 33554432}'
     if starts "a container that takes too much memory starts" greedy "$workload" "$small" \
         /bin/workload memory=100; then
@@ -55,6 +59,16 @@ story_ends() {
         is "it ended by itself, with its own exit code" "3 Error" \
             "$(of "$id" '"\(.status.exitCode) \(.status.reason)"')"
     fi
+}
+
+# A limit that nothing could keep.
+story_memory_refused() {
+    local folder=$work/$pod
+    jq '.metadata.name = "memory" | .linux.resources = {memory_limit_in_bytes: 67108864}' "$folder/limits.json" \
+        >"$folder/memory.json"
+    has "a limit on memory is refused, and told why" \
+        'code = FailedPrecondition.*memory_limit_in_bytes needs the cgroup controller .{0,2}memory' \
+        "$(crictl create "$pod" "$folder/memory.json" "$folder/pod.json" 2>&1)"
 }
 
 # Two pods reach each other.

@@ -14,7 +14,8 @@ kernel_objects() {
     iptables-save 2>/dev/null | grep -vE '^[#:*]|^COMMIT' | sed 's/^/rule /'
     lsns -n -t net -o NS | sort -u | wc -l | sed 's/^ */network namespaces /'
     find /var/lib/cni/networks -type f -name '[0-9]*' 2>/dev/null | sed 's/^/address /'
-    pgrep -a 'thawd|workload|runc|crun|criu' | sed 's/^/process /'
+    # shellcheck disable=SC2009 # pgrep of Debian 12 wants patterns of at most 15 characters
+    ps -eo comm=,pid=,args= | grep -E '^(thawd|workload|runc|crun|criu)' | sed 's/^/process /'
 }
 
 # remember_node: before thawd has run for the first time.

@@ -126,19 +126,25 @@ cgroup_of() {
 # cgroup_root: where a container sees its cgroup; one of them under cgroup v1.
 cgroup_root() { if [ "$cgroup" = v2 ]; then echo /sys/fs/cgroup; else echo /sys/fs/cgroup/pids; fi; }
 
-# limits_of ID: its limits on memory, swap, cpu and processes, in the words of cgroup v2.
+# limits_of ID: its limits on memory, swap, cpu and processes, in the words of cgroup v2; that on memory
+# is none where the node has no controller for it.
 limits_of() {
-    local folder
+    local folder most=none
     if [ "$cgroup" = v2 ]; then
         folder=$(cgroup_of "$1")
         echo "$(cat "$folder/memory.max") $(cat "$folder/memory.swap.max")" \
             "$(cat "$folder/cpu.max") $(cat "$folder/pids.max")"
     else
-        echo "$(cat "$(cgroup_of "$1" memory)/memory.limit_in_bytes") 0" \
+        [ "$memory" = no ] || most=$(cat "$(cgroup_of "$1" memory)/memory.limit_in_bytes")
+        echo "$most 0" \
             "$(cat "$(cgroup_of "$1" cpu)/cpu.cfs_quota_us")" \
             "$(cat "$(cgroup_of "$1" cpu)/cpu.cfs_period_us") 77"
     fi
 }
+
+# Debian 13's kernel has no memory controller for cgroup v1.
+memory=yes
+if [ "$cgroup" = v1 ] && [ ! -e /sys/fs/cgroup/memory/tasks ]; then memory=no; fi
 
 # A container with these limits, and what limits_of says of it. Only cgroup v2 has `unified`.
 limits='.linux.resources = {
@@ -146,6 +152,10 @@ limits='.linux.resources = {
     cpu_period: 100000, cpu_quota: 50000, unified: {"pids.max": "77"}}'
 [ "$cgroup" = v2 ] || limits+=' | del(.linux.resources.unified)'
 limited='67108864 0 50000 100000 77'
+if [ "$memory" = no ]; then
+    limits+=' | del(.linux.resources | .memory_limit_in_bytes, .memory_swap_limit_in_bytes)'
+    limited='none 0 50000 100000 77'
+fi
 
 # counted LOG: the last number in it, 0 before the first.
 counted() { grep -o 'count=[0-9]*' "$1" 2>/dev/null | tail -n 1 | grep -o '[0-9]*$' || echo 0; }

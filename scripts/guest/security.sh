@@ -47,7 +47,7 @@ writes_cgroup() {
     local folder
     folder=$(cgroup_root)
     is "$1 can write to its cgroups" 'done' \
-        "$(crictl exec -s "$id" sh -c "mkdir $folder/x && rmdir $folder/x && echo done" 2>&1)"
+        "$(crictl exec -s "$id" sh -c "mkdir $folder/lane-$handler && rmdir $folder/lane-$handler && echo done" 2>&1)"
 }
 
 story_privileged() {

@@ -11,7 +11,9 @@ done
 # Each runtime's parts; those of them that look at the whole node; and those that are told once.
 beside=(basics checkpoint security)
 alone=()
-once=(layers survival kubelet)
+once=(layers survival)
+# A kubelet does not start without a memory controller.
+[ "$memory" = no ] || once+=(kubelet)
 [ "$apparmor" = off ] || beside+=(apparmor)
 # cgroup v1 has no slices of thawd's.
 [ "$cgroup" = v1 ] || alone+=(slices)
