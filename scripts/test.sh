@@ -42,7 +42,8 @@ passed=0
 failed=0
 failures=()
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+told=$(mktemp)
+trap 'rm -f "$log" "$told"' EXIT
 
 # check NAME COMMAND...: one step; counts the tests that it reports, or itself when it reports none.
 check() {
@@ -67,11 +68,25 @@ check() {
     fi
     passed=$((passed + ok))
     failed=$((failed + bad))
-    [ "$bad" = 0 ] || failures+=("$name")
+    if [ "$bad" != 0 ]; then
+        failures+=("$name")
+        tell_again "$name" >>"$told"
+    fi
     say "$name: $ok passed, $bad failed, $(elapsed "$start")"
 }
 
+# tell_again NAME: what the step said of its failures, for the end of the output: what follows the
+# step may be long.
+tell_again() {
+    printf -- '--- %s\n' "$1"
+    # "---- NAME ----" and what follows is how both test programs tell of a failure.
+    if ! grep -m1 -A200 -E '^(failures:|---- .* ----)$' "$log"; then
+        grep -E '^(FAIL |error|warning)' "$log" || tail -n 40 "$log"
+    fi | head -c 20000 || true
+}
+
 finish() {
+    cat "$told" >&2
     [ "${#failures[@]}" = 0 ] || printf 'failed: %s\n' "${failures[@]}" >&2
     printf '%d passed, %d failed\n' "$passed" "$failed"
     [ "$failed" = 0 ] || exit 1
