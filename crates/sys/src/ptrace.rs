@@ -104,6 +104,10 @@ impl Registers {
 
 /// Number of clone(2).
 pub const CLONE: i64 = libc::SYS_clone;
+/// clone(2)'s first argument for a child that shares its parent's descriptors and directories, whose end
+/// sends no signal.
+#[expect(clippy::as_conversions, reason = "positive, and of fewer bits")]
+pub const SHARES_FILES: u64 = (libc::CLONE_FILES | libc::CLONE_FS) as u64;
 /// Number of wait4(2).
 pub const WAIT4: i64 = libc::SYS_wait4;
 /// `__WALL | WNOHANG` of wait4(2): any child, at once.

@@ -10,6 +10,7 @@ use monitor::{Error, Holder};
 use sys::cgroup::{Hierarchies, write_value};
 use sys::process::{Child, Command, Stdio};
 
+use crate::fuse::FuseFile;
 use crate::support::{PATIENCE, deadline, monitor, until};
 
 /// Variable that turns the next test into the program that is held.
@@ -150,6 +151,10 @@ struct Program {
 
 impl Program {
     fn start(freezer: Freezer) -> Self {
+        Self::start_with(freezer, Stdio::Null)
+    }
+
+    fn start_with(freezer: Freezer, stdout: Stdio) -> Self {
         let temp = tempfile::tempdir().unwrap();
         let path = temp.path().join("counts");
         File::create_new(&path).unwrap();
@@ -158,6 +163,7 @@ impl Program {
             .args(["--exact", "hold::spinning_process"])
             .env(SPINNER, path)
             .stdin(Stdio::Fd(reader.into()))
+            .stdout(stdout)
             .new_process_group()
             .spawn()
             .unwrap();
@@ -268,6 +274,24 @@ fn a_held_program_stands_and_then_runs_on_unharmed() {
             program.is_its_own();
         }
     }
+}
+
+#[test]
+fn no_file_of_a_held_program_is_flushed() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = FuseFile::mount(temp.path());
+    let program = Program::start_with(Freezer::one(), Stdio::Fd(file.open().into()));
+    // The program has its output open, and this test nothing of it.
+    let before = file.flushes();
+    for _ in 0..3 {
+        let mut holder = program.holder();
+        holder.freeze(deadline()).unwrap();
+        drop(holder);
+        program.goes_on();
+        assert_eq!(file.flushes(), before);
+    }
+    drop(program);
+    until(|| file.flushes() > before);
 }
 
 #[test]

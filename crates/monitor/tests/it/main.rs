@@ -9,6 +9,7 @@
 
 mod containers;
 mod exec;
+mod fuse;
 mod hold;
 mod logs;
 mod oom;

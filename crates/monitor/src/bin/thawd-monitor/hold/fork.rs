@@ -2,7 +2,8 @@
 //!
 //! The thread that makes it has all its signals blocked and its seccomp filters suspended meanwhile, and
 //! gets its registers back afterwards. It runs clone(2) and wait4(2) by a `syscall` instruction that is
-//! there already, in the vDSO: no memory of the process is written.
+//! there already, in the vDSO: no memory of the process is written. The child shares the descriptors, so
+//! that its end closes nothing.
 //!
 //! ```text
 //!  clone ─▶ kill ─▶ wait for its end ─▶ wait4 in the parent ─▶ registers and mask as they were
@@ -121,7 +122,9 @@ impl Fork {
         self.step = Step::Done;
         ptrace::set_signal_mask(self.tid, ptrace::ALL_SIGNALS)
             .map_err(self.failed("block signals"))?;
-        self.call(ptrace::CLONE, [0; 6])?;
+        // The end of a child with a descriptor table of its own would flush every file: a network or FUSE
+        // filesystem may take long for that, or for ever.
+        self.call(ptrace::CLONE, [ptrace::SHARES_FILES, 0, 0, 0, 0, 0])?;
         self.step = Step::Cloning;
         Ok(())
     }
