@@ -2,6 +2,7 @@
 //! that is of one moment (see `workloads::writers`).
 
 mod kills;
+mod together;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,6 +38,10 @@ pub(super) const TESTS: &[(&str, Test)] = &[
     (
         "cow::containers_run_on_whenever_thawd_is_killed",
         kills::at_any_moment,
+    ),
+    (
+        "cow::checkpoints_at_once_touch_nothing_of_each_other",
+        together::frozen_at_once,
     ),
 ];
 

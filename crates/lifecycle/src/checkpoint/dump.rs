@@ -18,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bundler::PageCapture;
 use criu_rpc::{BoxError, CancelToken, DumpOptions, Notify, NotifyReply};
 use sys::process::Deadline;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::failure::archive_error;
 use super::mounts::DumpMounts;
@@ -89,7 +89,7 @@ impl Frame<'_> {
         if !in_vain || self.of.job.cancel.reason().is_some() {
             return dumped;
         }
-        debug!(container = %self.of.job.container.id, reason,
+        info!(container = %self.of.job.container.id, reason,
             "memory is copied while the container stands");
         options.freeze_cgroup = None;
         self.attempt(engine, &options, token)

@@ -20,6 +20,7 @@ mod cancel;
 mod capture;
 mod dump;
 mod failure;
+mod freezer;
 mod log;
 mod metadata;
 pub(crate) mod mounts;

@@ -7,16 +7,16 @@
 //! ```
 //! A process of its own (`monitor::Holder`) makes every process fork and freezes the cgroup. CRIU seizes
 //! what is frozen, thaws the cgroup at once, and would freeze it again at its end: therefore it knows the
-//! cgroup by a descriptor of this process only, which is closed when CRIU has the tasks. So nothing stays
-//! frozen when this process or CRIU is killed, whenever that is; and [`super::recover`] thaws
-//! what is frozen when the holder was killed too.
+//! cgroup by a descriptor of this process only, which leads nowhere from when CRIU has the tasks (see
+//! `freezer`). So nothing stays frozen when this process or CRIU is killed, whenever that is; and
+//! [`super::recover`] thaws what is frozen when the holder was killed too.
 //!
 //! What fork does not protect, CRIU's images tell (`criu_images::live`); that is copied before the tasks
 //! run on. Memory that came back from swap meanwhile may be anywhere: then everything is copied.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -25,10 +25,11 @@ use criu_images::ImageSource;
 use criu_images::live::{Written, live_parts};
 use criu_rpc::BoxError;
 use monitor::{Holder, WrittenArea};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags};
 use sys::process::Deadline;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
+use super::freezer::KnownFreezer;
 use super::preflight::Scan;
 use super::{Job, Subject};
 use crate::context::Context;
@@ -43,7 +44,7 @@ pub(super) struct Protection {
     hierarchies: sys::cgroup::Hierarchies,
     cgroup: String,
     /// The freezer's directory, for CRIU until it has seized the tasks.
-    freezer: Option<File>,
+    freezer: KnownFreezer,
     holder: Holder,
     /// Pages that had come back from swap before.
     swapped_in: u64,
@@ -77,7 +78,7 @@ impl Protection {
         match Self::try_prepare(ctx, job, subject, scan) {
             Ok(protection) => Some(protection),
             Err(reason) => {
-                debug!(container = %job.container.id, reason,
+                info!(container = %job.container.id, reason,
                     "memory is copied while the container stands");
                 None
             }
@@ -94,9 +95,9 @@ impl Protection {
         preconditions(ctx, cgroup, scan)?;
         let freezer = ctx.hierarchies.directory("freezer", cgroup);
         let freezer = freezer.ok_or("there is no freezer")?;
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&freezer, flags, Mode::empty());
-        let opened = opened.map_err(|error| format!("open {}: {error}", freezer.display()))?;
+        let scratch = ctx.config.container_run_dir(job.container.id.as_str());
+        let known = KnownFreezer::open(&freezer, &scratch)
+            .map_err(|error| format!("open {}: {error}", freezer.display()))?;
         let holder = Holder::start(&ctx.config.monitor, subject.init, &freezer);
         let holder = holder.map_err(|error| chain(&error))?;
         let stopper = holder.stopper().map_err(|error| chain(&error))?;
@@ -104,7 +105,7 @@ impl Protection {
         Ok(Self {
             hierarchies: ctx.hierarchies.clone(),
             cgroup: cgroup.clone(),
-            freezer: Some(File::from(opened)),
+            freezer: known,
             holder,
             swapped_in: sys::sysinfo::pages_swapped_in()
                 .map_err(|error| format!("look for swapping: {error}"))?,
@@ -114,8 +115,7 @@ impl Protection {
 
     /// The freezer as CRIU is told of it.
     pub(super) fn path(&self) -> PathBuf {
-        let fd = self.freezer.as_ref().map_or(-1, |file| file.as_raw_fd());
-        PathBuf::from(format!("/proc/{}/fd/{fd}", std::process::id()))
+        self.freezer.path()
     }
 
     /// Makes memory copy-on-write and freezes the container.
@@ -141,7 +141,10 @@ impl Protection {
     /// CRIU has the tasks: it shall not freeze them again. Returns since when they stand, when they are
     /// protected.
     pub(super) fn hand_over(&mut self) -> Option<Instant> {
-        self.freezer = None;
+        if let Err(error) = self.freezer.lead_nowhere() {
+            // CRIU will freeze what it thaws at its end; the drop of this value thaws it again.
+            warn!(cgroup = self.cgroup, %error, "CRIU keeps the way to the freezer");
+        }
         match std::mem::replace(&mut self.stage, Stage::Prepared) {
             Stage::Held { since, written } => match self.holder.release() {
                 Ok(()) => {
@@ -218,7 +221,6 @@ impl Protection {
 
 impl Drop for Protection {
     fn drop(&mut self) {
-        self.freezer = None;
         if matches!(self.stage, Stage::HandedOver { .. }) {
             // CRIU may have had the file open for a moment; nothing else freezes the container.
             match self.hierarchies.thaw(&self.cgroup) {
