@@ -91,7 +91,7 @@ fn main() {
     let (writer, entries) = capture.finish().unwrap();
     let digested = begin.elapsed();
     let complete = writer.finish(Manifest::default()).unwrap();
-    complete.publish().unwrap();
+    complete.sync().unwrap().publish().unwrap();
     let published = begin.elapsed();
     let speed = |time: Duration| drained.bytes as f64 / time.as_secs_f64() / 1e9;
     println!(

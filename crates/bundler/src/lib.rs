@@ -25,7 +25,8 @@
 //! # Writing
 //! [`ArchiveWriter`] makes a temporary file beside the target; memory streams into it through
 //! [`PageCapture`] while the container stands; what is captured at the same time waits in a
-//! [`Spool`]; [`CompleteArchive::publish`] syncs the file and gives it its name.
+//! [`Spool`]; [`CompleteArchive::sync`] brings it to the disk, and
+//! [`SyncedArchive::publish`] gives it its name.
 //!
 //! # Reading
 //! [`Archive`] and [`findings`] trust nothing: see there for what is checked, [`Problem`] for what
@@ -66,4 +67,4 @@ pub use spool::Spool;
 pub use tree::{
     ApplyReport, CaptureReport, Devices, Limits, Skipped, TreeWriter, capture_tree, restore_tree,
 };
-pub use writer::{ArchiveWriter, CompleteArchive};
+pub use writer::{ArchiveWriter, CompleteArchive, SyncedArchive};

@@ -4,7 +4,7 @@
 //!   ArchiveWriter ──capture_pages──▶ PageCapture ──finish──▶ ArchiveWriter
 //!        │ append_bytes, append_reader                            │
 //!        ▼                                                        ▼
-//!     finish(manifest) ──▶ CompleteArchive ──publish──▶ the name exists
+//!     finish(manifest) ──▶ CompleteArchive ──sync──▶ SyncedArchive ──publish──▶ the name exists
 //! ```
 //! Until it is published the file is called `.NAME.tmp-RANDOM`; every state above removes it when
 //! it is dropped, and [`crate::remove_unfinished`] removes what a crash has left.
@@ -321,23 +321,45 @@ impl CompleteArchive {
         self.size
     }
 
-    /// Syncs the archive and gives it its name, which has to be free still.
+    /// Writes everything to the disk. That takes as long as the disk does: a caller that may not wait any
+    /// more looks afterwards, and drops the archive.
     ///
     /// # Errors
     ///
-    /// [`Error::Exists`] when somebody took the name meanwhile; [`Error::NoSpace`]; [`Error::Io`].
-    pub fn publish(mut self) -> Result<Manifest, Error> {
+    /// [`Error::NoSpace`]; [`Error::Io`].
+    pub fn sync(self) -> Result<SyncedArchive, Error> {
         self.target
             .file
             .sync_all()
             .map_err(|error| Error::io("sync the archive", error))?;
+        Ok(SyncedArchive {
+            target: self.target,
+            manifest: self.manifest,
+        })
+    }
+}
+
+/// An archive that is on the disk, not yet under its name.
+#[derive(Debug)]
+pub struct SyncedArchive {
+    target: Target,
+    manifest: Manifest,
+}
+
+impl SyncedArchive {
+    /// Gives the archive its name, which has to be free still.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exists`] when somebody took the name meanwhile; [`Error::NoSpace`]; [`Error::Io`]. There is
+    /// no archive of that name then.
+    pub fn publish(mut self) -> Result<Manifest, Error> {
         let Some(temporary) = self.target.temporary.take() else {
             return Ok(self.manifest);
         };
         let directory = &self.target.directory;
-        let renamed =
-            sys::fs::rename_noreplace(directory, &temporary, directory, &self.target.name);
-        if let Err(error) = renamed {
+        let name = &self.target.name;
+        if let Err(error) = sys::fs::rename_noreplace(directory, &temporary, directory, name) {
             self.target.temporary = Some(temporary);
             return Err(match error.kind() {
                 io::ErrorKind::AlreadyExists => Error::Exists {
@@ -346,7 +368,11 @@ impl CompleteArchive {
                 _ => Error::io("give the archive its name", error),
             });
         }
-        sys::fs::sync_dir(directory).map_err(|error| Error::io("sync the directory", error))?;
+        if let Err(error) = sys::fs::sync_dir(directory) {
+            // Whoever is told of a failure does not look for a file.
+            self.target.temporary = Some(name.clone());
+            return Err(Error::io("sync the directory", error));
+        }
         Ok(self.manifest)
     }
 }

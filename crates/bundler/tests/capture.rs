@@ -78,7 +78,7 @@ fn archive_of(
     };
     let complete = writer.finish(base).unwrap();
     let size = complete.size_bytes();
-    let manifest = complete.publish().unwrap();
+    let manifest = complete.sync().unwrap().publish().unwrap();
     assert_eq!(location.metadata().unwrap().len(), size);
     assert_eq!(
         location.metadata().unwrap().permissions().mode() & 0o7777,
@@ -560,11 +560,29 @@ fn nobody_loses_a_file_to_an_archive() {
     let complete = writer.finish(Manifest::default()).unwrap();
     std::fs::write(&location, "somebody else's").unwrap();
     assert!(matches!(
-        complete.publish().unwrap_err(),
+        complete.sync().unwrap().publish().unwrap_err(),
         Error::Exists { .. }
     ));
     assert_eq!(std::fs::read(&location).unwrap(), b"somebody else's");
     assert_eq!(names(directory.path()), ["a.tar"]);
+}
+
+#[test]
+fn an_archive_whose_name_may_not_survive_a_power_cut_does_not_appear() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let location = directory.path().join("a.tar");
+    let writer = ArchiveWriter::create(&location).unwrap();
+    let complete = writer.finish(Manifest::default()).unwrap();
+    let synced = complete.sync().unwrap();
+    let refusal = sys::testing::Refusal {
+        call: sys::testing::libc::SYS_fsync,
+        argument: None,
+        errno: sys::testing::libc::EIO,
+    };
+    let published = sys::testing::refusing(&[refusal], || synced.publish()).unwrap();
+    let error = published.unwrap_err();
+    assert!(error.to_string().contains("sync the directory"), "{error}");
+    assert_eq!(names(directory.path()), Vec::<String>::new());
 }
 
 #[test]
@@ -600,6 +618,8 @@ fn a_failed_append_leaves_the_archive_usable() {
     writer.append_bytes("spec.dump", b"spec").unwrap();
     let manifest = writer
         .finish(Manifest::default())
+        .unwrap()
+        .sync()
         .unwrap()
         .publish()
         .unwrap();

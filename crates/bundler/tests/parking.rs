@@ -23,7 +23,7 @@ fn options(max_files: u32, expected: &[u64]) -> CaptureOptions<'_> {
 /// Publishes the archive and verifies it.
 fn published(writer: ArchiveWriter, location: &Path) -> Archive {
     let complete = writer.finish(Manifest::default()).unwrap();
-    complete.publish().unwrap();
+    complete.sync().unwrap().publish().unwrap();
     let archive = Archive::open(File::open(location).unwrap()).unwrap();
     archive.verify().unwrap();
     archive

@@ -4,9 +4,10 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use bundler::{ArchiveWriter, names};
+use bundler::{ArchiveWriter, SyncedArchive, names};
 use rustix::fs::OFlags;
 
+use super::cancel::Cancel;
 use super::capture::Taken;
 use super::failure::archive_error;
 use super::until::Until;
@@ -75,12 +76,26 @@ pub(super) fn publish(
     };
     let manifest = metadata::manifest(ctx, job, engine, &facts);
     let complete = writer.finish(manifest).map_err(archive_error)?;
-    if let Some(reason) = job.cancel.reason() {
-        return Err(reason.error(job.container.id.as_str()));
-    }
     let bytes = complete.size_bytes();
-    complete.publish().map_err(archive_error)?;
+    give_name(job.container.id.as_str(), &job.cancel, || complete.sync())?;
     Ok(bytes)
+}
+
+/// Gives the archive its name once it is on the disk, unless its caller has been told meanwhile that there
+/// is none: syncing gigabytes takes seconds.
+fn give_name(
+    container: &str,
+    cancel: &Cancel,
+    sync: impl FnOnce() -> Result<SyncedArchive, bundler::Error>,
+) -> Result<(), Error> {
+    let given_up = || {
+        let reason = cancel.reason();
+        reason.map_or(Ok(()), |reason| Err(reason.error(container)))
+    };
+    given_up()?;
+    let synced = sync().map_err(archive_error)?;
+    given_up()?;
+    synced.publish().map(drop).map_err(archive_error)
 }
 
 fn json(value: &impl serde::Serialize) -> Result<Vec<u8>, Error> {
@@ -184,4 +199,38 @@ fn remove_leftover(note: &Path) -> Result<(), Error> {
         tracing::info!(location, "removed an unfinished archive");
     }
     std::fs::remove_file(note).map_err(|error| Error::io("remove", note, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cancel::Reason;
+    use super::*;
+
+    #[test]
+    fn an_archive_whose_caller_was_told_that_there_is_none_does_not_appear() {
+        let directory = tempfile::tempdir().unwrap();
+        let is_empty = || std::fs::read_dir(directory.path()).unwrap().count() == 0;
+        let complete = || {
+            let writer = ArchiveWriter::create(&directory.path().join("a.tar")).unwrap();
+            writer.finish(bundler::Manifest::default()).unwrap()
+        };
+        let denied = |result| {
+            assert!(matches!(result, Err(Error::Deadline(_))), "{result:?}");
+            assert!(is_empty());
+        };
+        let cancel = Cancel::new();
+        let during = complete();
+        denied(give_name("c", &cancel, || {
+            let synced = during.sync();
+            cancel.cancel_because(Reason::Deadline);
+            synced
+        }));
+        let before = complete();
+        denied(give_name("c", &cancel, move || {
+            panic!("{before:?} is synced")
+        }));
+        let complete = complete();
+        give_name("c", &Cancel::new(), || complete.sync()).unwrap();
+        assert!(directory.path().join("a.tar").exists());
+    }
 }

@@ -326,7 +326,7 @@ mod tests {
                 .unwrap();
         }
         let written = writer.finish(bundler::Manifest::default()).unwrap();
-        written.publish().unwrap();
+        written.sync().unwrap().publish().unwrap();
         let source = Source {
             file: File::open(&path).unwrap(),
             name: path.display().to_string(),
