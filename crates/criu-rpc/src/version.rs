@@ -17,8 +17,9 @@ pub struct Version {
 ///
 /// `scripts/lib/criu.sh` has the same table, by which CRIU is installed; a test compares them.
 const NEEDED: [((u32, u32), Version); 2] = [
-    // What this crate's options were proven with. Debian 12 has 3.17.1 for its 6.1, which does not
-    // know `network_lock` SKIP nor the notification `query-ext-files` (both of 3.19).
+    // What this crate's options were proven with. Debian 12 has 3.17.1 for its 6.1: it dumps and
+    // restores a process there, but answers this crate's requests with EBADRQC (seen on 6.1.176),
+    // as it does not know `network_lock` SKIP; nor the notification `query-ext-files` (both of 3.19).
     ((0, 0), Version::new(4, 1)),
     // Before 4.2, no inet or packet socket can be dumped there: `getsockopt(SO_PASSCRED)` fails on
     // them (CRIU issue 2705).
