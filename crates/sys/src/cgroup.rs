@@ -88,23 +88,25 @@ impl Hierarchies {
         self.mounts.iter().any(|mount| mount.unified) && !self.is_unified()
     }
 
-    /// Controllers that some hierarchy has: mounted v1 ones, and those of v2's root.
+    /// Controllers that OCI runtimes use here: those of v2's root where v2 is all there is, else the
+    /// mounted v1 ones. Beside v1, v2 may have controllers, but no runtime sets their limits.
     ///
     /// # Errors
     ///
     /// What reading `cgroup.controllers` returns.
     pub fn controllers(&self) -> io::Result<BTreeSet<String>> {
+        if !self.is_unified() {
+            let v1 = self.mounts.iter().flat_map(|mount| &mount.controllers);
+            return Ok(v1
+                .filter(|controller| !controller.starts_with("name="))
+                .cloned()
+                .collect());
+        }
         let mut found = BTreeSet::new();
         for mount in &self.mounts {
-            if mount.unified {
-                let path = mount.mount_point.join("cgroup.controllers");
-                let text = std::fs::read_to_string(path)?;
-                found.extend(text.split_ascii_whitespace().map(str::to_owned));
-            } else {
-                let named = |controller: &&String| controller.starts_with("name=");
-                let own = mount.controllers.iter().filter(|c| !named(c));
-                found.extend(own.cloned());
-            }
+            let path = mount.mount_point.join("cgroup.controllers");
+            let text = std::fs::read_to_string(path)?;
+            found.extend(text.split_ascii_whitespace().map(str::to_owned));
         }
         Ok(found)
     }
@@ -324,6 +326,23 @@ mod tests {
 33 30 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
 34 30 0:30 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw,nsdelegate
 ";
+
+    #[test]
+    fn controllers_are_those_that_a_runtime_sets_limits_with() {
+        let temp = tempfile::tempdir().unwrap();
+        let root = temp.path().display();
+        let file = temp.path().join("cgroup.controllers");
+        crate::fs::replace_path(&file, 0o600, b"cpu hugetlb\n").unwrap();
+        let v2 = format!("34 30 0:30 / {root} rw - cgroup2 cgroup2 rw\n");
+        let v1 = "31 30 0:27 / /c/memory rw - cgroup cgroup rw,memory\n\
+                  33 30 0:29 / /c/systemd rw - cgroup cgroup rw,xattr,name=systemd\n";
+        let of = |text: &str| Hierarchies::parse(text).controllers().unwrap();
+        assert_eq!(of(&v2), ["cpu", "hugetlb"].map(str::to_owned).into());
+        for text in [v1.to_owned(), format!("{v2}{v1}")] {
+            assert_eq!(of(&text), ["memory".to_owned()].into());
+        }
+        assert_eq!(of(""), BTreeSet::new());
+    }
 
     #[test]
     fn hybrid_hierarchies_are_told_apart() {
