@@ -71,10 +71,11 @@ impl Workload for Tcp {
         ensure!(!self.acceptor.is_finished(), "the listener's thread ended");
         let mut client = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).context("connect")?;
         client.set_read_timeout(Some(PEER))?;
-        client.write_all(format!("step {count}\n").as_bytes())?;
+        // The dump may have come between: then the copy's connection is closed, which is right, and
+        // writing and reading fail.
+        let written = client.write_all(format!("step {count}\n").as_bytes());
         let mut answer = String::new();
-        // The dump may have come between: then the copy's connection is closed, which is right.
-        let got = BufReader::new(&client).read_line(&mut answer);
+        let got = written.and_then(|()| BufReader::new(&client).read_line(&mut answer));
         if got.is_ok_and(|length| length > 0) {
             ensure!(
                 answer.ends_with(&format!(" step {count}\n")),
